@@ -1,0 +1,223 @@
+// Package config reads the two configuration files of a loader.
+//
+// The site config is part of the loader image: it holds the trust roots of a
+// site and says what to boot. The host config belongs to one machine and says
+// nothing but how it reaches the network; whoever can write it can at most
+// keep the machine offline.
+//
+// Both are strict JSON: unknown and repeated fields are refused, and every
+// error names the field and what was expected, so that a file is fixed on the
+// desk by the very code that will read it in the machine. A caller that
+// measures a file does so with its bytes as read, before it calls Parse.
+package config
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+)
+
+const (
+	// MaxSiteSize is the most bytes that a site config may have.
+	MaxSiteSize = 256 << 10
+	// MaxHostSize is the most bytes that a host config may have.
+	MaxHostSize = 16 << 10
+
+	maxItems = 64
+)
+
+// SitePath is where a loader finds its site config.
+const SitePath = "/etc/sealboot/site.json"
+
+// A Site is what a loader image is built for.
+type Site struct {
+	// Name is the site's name: for people, and part of what is attested.
+	Name string `json:"site"`
+	// Attestd is the server that judges the boot. Without it the image is
+	// measured and booted, and nothing is released.
+	Attestd *Attestd `json:"attestd,omitempty"`
+	// ServerKey is the PKIX form of the P-256 key with which attestd signs.
+	ServerKey []byte `json:"serverKey,omitempty"`
+	// ReleaseKey is the PKIX form of the P-256 key that signs TPM approvals.
+	ReleaseKey []byte `json:"releaseKey,omitempty"`
+	// Sources are tried in this order.
+	Sources []Source `json:"sources"`
+	// Cmdline is the operating system's command line. Where an image brings
+	// its own, it is added to the end of it.
+	Cmdline string `json:"cmdline,omitempty"`
+	// PCRs moves the loader's measurements; zero means 12 and 13.
+	PCRs PCRs `json:"pcrs,omitzero"`
+	// Clock says how much a boot needs to know the time: prefer (the
+	// default), require, or off (lab only).
+	Clock string `json:"clock,omitempty"`
+	// BuildTime is when the loader was built, RFC 3339 in UTC: the clock is
+	// never before it.
+	BuildTime string `json:"buildTime,omitempty"`
+	// Rounds is how often all sources are tried before End; 0 means 5.
+	Rounds int `json:"rounds,omitempty"`
+	// End is what happens when nothing could be booted: reboot (the
+	// default), retry, poweroff, or shell.
+	End string `json:"end,omitempty"`
+	// Shell says that the initramfs has a shell. End may then be "shell".
+	Shell bool `json:"shell,omitempty"`
+	// Lab permits what no machine in the field may have: a host config from
+	// QEMU, clock "off", and an attestd without TLS.
+	Lab bool `json:"lab,omitempty"`
+}
+
+// Attestd says where the attestation server is and which CA its TLS
+// certificate must come from.
+type Attestd struct {
+	URL string `json:"url"`
+	CA  string `json:"ca,omitempty"` // PEM
+}
+
+// PCRs are the numbers of the two registers that the loader extends.
+type PCRs struct {
+	Image     int `json:"image,omitempty"`     // what will run; 0 means 12
+	Authority int `json:"authority,omitempty"` // why it may run; 0 means 13
+}
+
+// The types of sources.
+const (
+	SourceOCI   = "oci"   // an image in a registry
+	SourceTUF   = "tuf"   // a target of a TUF repository
+	SourceMedia = "media" // an OCI layout or TUF bundle on a volume labelled SB-MEDIA
+)
+
+// A Source is one place to boot from. The fields that a type does not use are
+// refused in it.
+type Source struct {
+	Type string `json:"type"`
+
+	// Ref is the image. oci: registry/repository:tag or @digest. media: the
+	// tag or digest in the layout.
+	Ref string `json:"ref,omitempty"`
+	// Mirrors: oci: registry/repository, tuf: base URLs. Tried in order
+	// after the first.
+	Mirrors []string `json:"mirrors,omitempty"`
+	// CA replaces the public CAs for this source (PEM).
+	CA string `json:"ca,omitempty"`
+	// PlainHTTP fetches without TLS.
+	PlainHTTP bool `json:"plainHTTP,omitempty"`
+	// Auth is shown to the registry. It is in the loader image, readable by
+	// whoever holds the machine: give it read access and nothing more.
+	Auth *Auth `json:"auth,omitempty"`
+	// Keys are the PKIX forms of the public keys that sign images.
+	Keys [][]byte `json:"keys,omitempty"`
+	// Threshold is how many of Keys must have signed; 0 means all of them.
+	Threshold int `json:"threshold,omitempty"`
+	// Platform picks from an image index, as in "linux/amd64"; empty means
+	// the machine's own.
+	Platform string `json:"platform,omitempty"`
+
+	// Root is the trusted root.json of a TUF repository.
+	Root []byte `json:"root,omitempty"`
+	// MetadataURL and TargetsURL are where the repository is; an empty
+	// TargetsURL means "targets/" beside the metadata.
+	MetadataURL string `json:"metadataURL,omitempty"`
+	TargetsURL  string `json:"targetsURL,omitempty"`
+	// Target is the name of what to boot.
+	Target string `json:"target,omitempty"`
+}
+
+// Auth is a user name and password, or an identity token, for a registry.
+type Auth struct {
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+	Token    string `json:"token,omitempty"`
+}
+
+// ParseSite reads and checks a site config, and fills in the defaults. All
+// errors are [FieldError]s, joined.
+func ParseSite(b []byte) (*Site, error) {
+	if len(b) > MaxSiteSize {
+		return nil, fmt.Errorf("site config: want at most %d bytes, found %d", MaxSiteSize, len(b))
+	}
+	s := new(Site)
+	if err := decodeStrict(b, s); err != nil {
+		return nil, fmt.Errorf("site config: %w", err)
+	}
+	s.setDefaults()
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("site config: %w", err)
+	}
+	return s, nil
+}
+
+// Marshal returns s as a site config file, checked as ParseSite would.
+func (s *Site) Marshal() ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(s); err != nil {
+		return nil, fmt.Errorf("site config: encode: %w", err)
+	}
+	if _, err := ParseSite(b.Bytes()); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func (s *Site) setDefaults() {
+	if s.PCRs.Image == 0 {
+		s.PCRs.Image = 12
+	}
+	if s.PCRs.Authority == 0 {
+		s.PCRs.Authority = 13
+	}
+	if s.Clock == "" {
+		s.Clock = "prefer"
+	}
+	if s.Rounds == 0 {
+		s.Rounds = 5
+	}
+	if s.End == "" {
+		s.End = "reboot"
+	}
+	for i := range s.Sources {
+		if src := &s.Sources[i]; src.Threshold == 0 {
+			src.Threshold = len(src.Keys)
+		}
+	}
+}
+
+// PublicKey reads the PKIX form of a P-256 key, which is how a site config
+// carries them.
+func PublicKey(der []byte) (*ecdsa.PublicKey, error) {
+	k, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return nil, errors.New("want a public key (PKIX), found something else")
+	}
+	p, ok := k.(*ecdsa.PublicKey)
+	if !ok || p.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("want a P-256 public key, found %T", k)
+	}
+	return p, nil
+}
+
+// CertPool reads one or more PEM certificates.
+func CertPool(text string) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	n := 0
+	for rest := []byte(text); ; n++ {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			if len(bytes.TrimSpace(rest)) > 0 || n == 0 {
+				return nil, errors.New("want PEM certificates, found something else")
+			}
+			return pool, nil
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil || b.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("want PEM certificates, found a bad block of type %q", b.Type)
+		}
+		pool.AddCert(c)
+	}
+}
