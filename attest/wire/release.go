@@ -1,0 +1,201 @@
+package wire
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+)
+
+// Release is M4, signed under [DomainRelease] over T. In phase renew it carries the agent certificate only:
+// Credential, EncryptedSecret, Approval and Box are absent.
+type Release struct {
+	Version  int    `json:"version"`
+	Decision string `json:"decision"` // identifies the audit record
+	Phase    Phase  `json:"phase"`
+
+	Credential      []byte `json:"credential,omitempty"`      // contents of TPM2B_ID_OBJECT
+	EncryptedSecret []byte `json:"encryptedSecret,omitempty"` // contents of TPM2B_ENCRYPTED_SECRET
+	Approval        []byte `json:"approval,omitempty"`        // TPMT_SIGNATURE of the release key, "release/v1"
+	Box             []byte `json:"box,omitempty"`             // Secrets, sealed with K
+
+	AgentCertificate []byte `json:"agentCertificate"` // PEM
+	AgentPCRs        []int  `json:"agentPCRs"`        // PCRs that the agent approval is over
+	AgentBank        string `json:"agentBank"`
+	AgentApproval    []byte `json:"agentApproval"` // TPMT_SIGNATURE of the release key, "agent-key/v1", after-cap values
+}
+
+func (*Release) limit() int { return MaxMessage }
+
+func (r *Release) check() error {
+	var phase error
+	switch r.Phase {
+	case PhaseBoot:
+		phase = errors.Join(
+			checkSize("credential", len(r.Credential), 1<<10),
+			checkSize("encryptedSecret", len(r.EncryptedSecret), 1<<10),
+			checkSize("approval", len(r.Approval), 1<<10),
+			checkSize("box", len(r.Box), MaxMessage),
+		)
+	case PhaseRenew:
+		if r.Credential != nil || r.EncryptedSecret != nil || r.Approval != nil || r.Box != nil {
+			phase = errors.New("a renewal carries no secrets")
+		}
+	default:
+		phase = fmt.Errorf("phase is %q", r.Phase)
+	}
+	return errors.Join(
+		checkVersion(r.Version),
+		checkName("decision", r.Decision),
+		phase,
+		checkSize("agentCertificate", len(r.AgentCertificate), 8<<10),
+		checkPCRs("agentPCRs", r.AgentPCRs),
+		checkName("agentBank", r.AgentBank),
+		checkSize("agentApproval", len(r.AgentApproval), 1<<10),
+	)
+}
+
+// Secrets are what a device is attested for. They exist in clear only inside attestd and inside the device.
+type Secrets struct {
+	Version           int               `json:"version"`
+	SealKey           []byte            `json:"sealKey"`                     // 32 bytes; unlocks the site
+	FirstBoot         bool              `json:"firstBoot"`                   // no boot of this device was ever acknowledged
+	SiteCA            []byte            `json:"siteCA"`                      // PEM
+	AttestationResult []byte            `json:"attestationResult,omitempty"` // attestd's signed verdict, for relying parties in the OS
+	Extra             map[string][]byte `json:"extra,omitempty"`             // the operator's own secrets for the OS
+}
+
+func (*Secrets) limit() int { return MaxMessage }
+
+func (s *Secrets) check() error {
+	for name := range s.Extra {
+		if err := checkName("extra", name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		checkVersion(s.Version),
+		checkExact("sealKey", len(s.SealKey), 32),
+		checkSize("siteCA", len(s.SiteCA), 8<<10),
+	)
+}
+
+// Wipe overwrites the secrets in memory.
+func (s *Secrets) Wipe() {
+	clear(s.SealKey)
+	for _, v := range s.Extra {
+		clear(v)
+	}
+	*s = Secrets{}
+}
+
+// KeySize is the size of K, the secret inside the credential, in bytes.
+const KeySize = 32
+
+// NewSecretsSealer derives from K the AEAD of one release. K is fresh for every release and T is in the derivation,
+// so the key is used for one message only.
+func NewSecretsSealer(k []byte, t [32]byte) (*Sealer, error) {
+	if err := checkExact("K", len(k), KeySize); err != nil {
+		return nil, err
+	}
+	return newSealer(k, t[:], "sealboot/secrets/v1")
+}
+
+func releaseAAD(t [32]byte, decision string) []byte { return append(t[:], decision...) }
+
+// SealSecrets encrypts secrets for one release; the associated data is T || decision.
+func SealSecrets(k []byte, t [32]byte, decision string, s *Secrets) ([]byte, error) {
+	a, err := NewSecretsSealer(k, t)
+	if err != nil {
+		return nil, fmt.Errorf("seal secrets: %w", err)
+	}
+	plain, err := Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("seal secrets: %w", err)
+	}
+	defer clear(plain)
+	return a.Seal(nil, plain, releaseAAD(t, decision)), nil
+}
+
+// OpenSecrets is the inverse of SealSecrets.
+func OpenSecrets(k []byte, t [32]byte, decision string, box []byte) (*Secrets, error) {
+	a, err := NewSecretsSealer(k, t)
+	if err != nil {
+		return nil, fmt.Errorf("open secrets: %w", err)
+	}
+	plain, err := a.Open(box, releaseAAD(t, decision))
+	if err != nil {
+		return nil, fmt.Errorf("open secrets of decision %s: %w", decision, err)
+	}
+	defer clear(plain)
+	var s Secrets
+	if err := Unmarshal(plain, &s); err != nil {
+		return nil, fmt.Errorf("open secrets: %w", err)
+	}
+	return &s, nil
+}
+
+// Ack is M5: only the TPM that was attested could have recovered K.
+type Ack struct {
+	Version  int    `json:"version"`
+	Decision string `json:"decision"`
+	MAC      []byte `json:"mac"` // [AckMAC]
+}
+
+func (*Ack) limit() int { return MaxMessage }
+
+func (a *Ack) check() error {
+	return errors.Join(checkVersion(a.Version), checkName("decision", a.Decision), checkExact("mac", len(a.MAC), sha256.Size))
+}
+
+// AckMAC is the MAC that M5 must carry. attestd can compute and store it when it makes M4, and forget K.
+func AckMAC(k []byte, t [32]byte, decision string) ([]byte, error) {
+	if err := checkExact("K", len(k), KeySize); err != nil {
+		return nil, err
+	}
+	key, err := hkdf.Key(sha256.New, k, t[:], "sealboot/ack/v1", 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive ack key: %w", err)
+	}
+	defer clear(key)
+	m := hmac.New(sha256.New, key)
+	m.Write([]byte("ack"))
+	m.Write([]byte(decision))
+	return m.Sum(nil), nil
+}
+
+// Matches compares M5 with the expected MAC in constant time.
+func (a *Ack) Matches(mac []byte) bool { return len(mac) == sha256.Size && hmac.Equal(a.MAC, mac) }
+
+// Sealer is AES-256-GCM under a key that seals one message in its life, hence its constant nonce.
+type Sealer struct{ aead cipher.AEAD }
+
+func newSealer(secret, salt []byte, info string) (*Sealer, error) {
+	key, err := hkdf.Key(sha256.New, secret, salt, info, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	defer clear(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	return &Sealer{aead}, nil
+}
+
+// Seal appends the sealed message to dst.
+func (s *Sealer) Seal(dst, plain, aad []byte) []byte {
+	return s.aead.Seal(dst, make([]byte, s.aead.NonceSize()), plain, aad)
+}
+
+// Open decrypts a sealed message.
+func (s *Sealer) Open(sealed, aad []byte) ([]byte, error) {
+	return s.aead.Open(nil, make([]byte, s.aead.NonceSize()), sealed, aad)
+}
