@@ -1,0 +1,109 @@
+package clock
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Transport returns a copy of base whose certificate checks use this clock.
+//
+// pinned is for connections whose only roots are the site's CA: there, and only
+// there, a certificate that is not valid yet moves the clock to its NotBefore,
+// because whoever holds the site's CA says that this moment has passed. A
+// machine with a dead real-time clock could otherwise never reach the signed
+// time. Roots, chain and name are checked as ever, and with them the
+// connection is tried once more.
+//
+// With policy [Off] no dates are checked.
+func (c *Clock) Transport(base *http.Transport, pinned bool) http.RoundTripper {
+	t := &transport{clock: c, base: base.Clone(), pinned: pinned}
+	if t.base.TLSClientConfig == nil {
+		t.base.TLSClientConfig = new(tls.Config)
+	}
+	t.base.TLSClientConfig.Time = t.now
+	return t
+}
+
+type transport struct {
+	clock  *Clock
+	base   *http.Transport
+	pinned bool
+	at     atomic.Pointer[time.Time] // with policy Off: when certificates are judged
+}
+
+func (t *transport) now() time.Time {
+	if at := t.at.Load(); at != nil {
+		return *at
+	}
+	return t.clock.Now()
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.base.RoundTrip(r)
+	if err == nil || !t.solve(r, err) {
+		return resp, err
+	}
+	again := r.Clone(r.Context())
+	if r.Body != nil && r.Body != http.NoBody {
+		// The handshake failed, so nothing was sent; but Body is closed.
+		if r.GetBody == nil {
+			return nil, err
+		}
+		body, bodyErr := r.GetBody()
+		if bodyErr != nil {
+			return nil, fmt.Errorf("%w; read the request once more: %w", err, bodyErr)
+		}
+		again.Body = body
+	}
+	return t.base.RoundTrip(again)
+}
+
+// CloseIdleConnections lets http.Client close what the copy keeps open.
+func (t *transport) CloseIdleConnections() { t.base.CloseIdleConnections() }
+
+// solve reports whether err is about the date of a certificate and the next
+// try will judge it at another time.
+func (t *transport) solve(r *http.Request, err error) bool {
+	var bad *tls.CertificateVerificationError
+	var invalid x509.CertificateInvalidError
+	if !errors.As(err, &bad) || !errors.As(bad.Err, &invalid) || invalid.Reason != x509.Expired || len(bad.UnverifiedCertificates) == 0 {
+		return false
+	}
+	leaf := bad.UnverifiedCertificates[0]
+	if t.clock.policy == Off {
+		last := t.at.Swap(&leaf.NotBefore)
+		return last == nil || !last.Equal(leaf.NotBefore)
+	}
+	if !t.pinned || t.base.TLSClientConfig.RootCAs == nil {
+		return false
+	}
+	o := x509.VerifyOptions{
+		Roots:         t.base.TLSClientConfig.RootCAs,
+		Intermediates: x509.NewCertPool(),
+		DNSName:       r.URL.Hostname(),
+		CurrentTime:   leaf.NotBefore,
+	}
+	for _, c := range bad.UnverifiedCertificates[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	if _, err := leaf.Verify(o); err != nil {
+		return false
+	}
+	return t.clock.notBefore(leaf.NotBefore)
+}
+
+// notBefore moves the clock forward to t and reports whether it did.
+func (c *Clock) notBefore(t time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !t.After(c.now()) || t.After(c.most) {
+		return false
+	}
+	c.set(t, SourceNotBefore)
+	return true
+}

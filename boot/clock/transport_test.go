@@ -1,0 +1,118 @@
+package clock_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/clock"
+)
+
+// authority is a site's CA and a server with a certificate of it.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{key: newKey(t)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "site CA"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: built.Add(-year), NotAfter: built.Add(30 * year), KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, a.key.Public(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cert, _ = x509.ParseCertificate(der)
+	return a
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func (a *authority) serve(t *testing.T, ip string, from, to time.Time) string {
+	t.Helper()
+	key := newKey(t)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: from, NotAfter: to, IPAddresses: []net.IP{net.ParseIP(ip)}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, r.Body)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestTransport(t *testing.T) {
+	site, other := newAuthority(t), newAuthority(t)
+	fresh := built.Add(2 * day)
+	for _, c := range []struct {
+		name     string
+		ca       *authority
+		ip       string
+		from, to time.Time
+		policy   clock.Policy
+		pinned   bool
+		wantErr  string
+		source   clock.Source
+	}{
+		{"valid", site, "127.0.0.1", built.Add(-day), fresh, clock.Prefer, true, "", clock.SourceBuild},
+		{"dead RTC, fresh certificate", site, "127.0.0.1", fresh, fresh.Add(year), clock.Prefer, true, "", clock.SourceNotBefore},
+		{"not for a public CA", site, "127.0.0.1", fresh, fresh.Add(year), clock.Prefer, false, "not yet valid", clock.SourceBuild},
+		{"not for another CA", other, "127.0.0.1", fresh, fresh.Add(year), clock.Prefer, true, "not yet valid", clock.SourceBuild},
+		{"not for another name", site, "127.0.0.9", fresh, fresh.Add(year), clock.Prefer, true, "not yet valid", clock.SourceBuild},
+		{"expired", site, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Prefer, true, "expired", clock.SourceBuild},
+		{"beyond the horizon", site, "127.0.0.1", built.Add(16 * year), built.Add(20 * year), clock.Prefer, true, "not yet valid", clock.SourceBuild},
+		{"off: expired", site, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Off, false, "", clock.SourceBuild},
+		{"off: another CA", other, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Off, false, "unknown authority", clock.SourceBuild},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			url := c.ca.serve(t, c.ip, c.from, c.to)
+			roots := x509.NewCertPool()
+			roots.AddCert(site.cert)
+			k, _ := frozen(clock.Options{Built: built, Policy: c.policy})
+			client := &http.Client{Transport: k.Transport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, c.pinned)}
+			defer client.CloseIdleConnections()
+			resp, err := client.Post(url, "text/plain", strings.NewReader("the whole body"))
+			if c.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), c.wantErr) {
+					t.Errorf("error = %v; want %q in it", err, c.wantErr)
+				}
+			} else if err != nil {
+				t.Error(err)
+			} else {
+				b, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || string(b) != "the whole body" {
+					t.Errorf("the server got %q, %v", b, err)
+				}
+			}
+			if got := k.State(); got.Source != c.source || got.Trusted {
+				t.Errorf("State = %+v; want the source %q, not trusted", got, c.source)
+			}
+		})
+	}
+}
