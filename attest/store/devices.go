@@ -1,0 +1,231 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// State is what an operator, or the first proof of a device, made of it.
+type State string
+
+// A device is Pending after it showed a join token and until an operator allows it, Enrolled while it
+// may attest, Quarantined when nothing may be released to it.
+const (
+	Pending     State = "pending"
+	Enrolled    State = "enrolled"
+	Quarantined State = "quarantined"
+)
+
+// Device is one machine. Its identity is its endorsement key and nothing else.
+type Device struct {
+	ID         string    // hash of the first endorsement key enrolled; never changes
+	EKs        []string  // hashes of all its endorsement keys, ID included
+	Label      string    // the operator's name for it
+	State      State     //
+	Tier       string    // what endorsed the key: "certificate", "hash" or "token"
+	EnrolledAt time.Time //
+	MayFormat  bool      // no release was acknowledged yet (or an operator said so): blank volumes may be formatted
+	// AKName and AgentName are the TPM Names (hex) of the keys that an acknowledged boot proved to live
+	// beside the endorsement key. A renewal, which proves no such thing, must show the same.
+	AKName, AgentName string
+	// RepairFloor is an operator's order to write the rollback floor anew; nil when there is none.
+	RepairFloor *int64
+	Confirmed   Status // last state the device proved (M5)
+	Attempt     Status // last attempt that named this device; not proven to come from it
+}
+
+// Status describes one attestation.
+type Status struct {
+	Time     time.Time `json:"time"`
+	Phase    string    `json:"phase,omitempty"`
+	Verdict  string    `json:"verdict,omitempty"` // "allow", "deny", or "report" for what the device itself reported
+	Stage    string    `json:"stage,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	Image    string    `json:"image,omitempty"`
+	Decision string    `json:"decision,omitempty"`
+}
+
+// Enrol adds a device with all its endorsement keys, which must be unknown so far ([ErrExists]).
+// ID and EKs are set by the caller, EnrolledAt and MayFormat by Enrol.
+func (s *Store) Enrol(ctx context.Context, d Device, e Event) error {
+	return s.update(ctx, func(tx *sql.Tx) error { return s.enrol(ctx, tx, d, e) })
+}
+
+func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error {
+	if !slices.Contains(d.EKs, d.ID) {
+		return fmt.Errorf("enrol %s: its own key is not among its endorsement keys", d.ID)
+	}
+	r, err := tx.ExecContext(ctx, `INSERT INTO devices (id, label, state, tier, enrolled_at, may_format,
+		ak_name, agent_name, repair_floor, confirmed, attempt)
+		VALUES ($1, $2, $3, $4, $5, 1, '', '', -1, '{}', '{}') ON CONFLICT DO NOTHING`,
+		d.ID, d.Label, string(d.State), d.Tier, millis(s.now()))
+	if err := changed(r, err, ErrExists); err != nil {
+		return fmt.Errorf("enrol %s: %w", d.ID, err)
+	}
+	for _, ek := range d.EKs {
+		r, err := tx.ExecContext(ctx, "INSERT INTO endorsement_keys (hash, device) VALUES ($1, $2) ON CONFLICT DO NOTHING", ek, d.ID)
+		if err := changed(r, err, ErrExists); err != nil {
+			return fmt.Errorf("enrol %s with endorsement key %s: %w", d.ID, ek, err)
+		}
+	}
+	e.Device = d.ID
+	return s.append(ctx, tx, e)
+}
+
+const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.confirmed, d.attempt"
+
+func scanDevice(scan func(...any) error) (d Device, err error) {
+	var at, format, repair int64
+	var confirmed, attempt string
+	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &confirmed, &attempt); err != nil {
+		return Device{}, err
+	}
+	d.EnrolledAt, d.MayFormat = fromMillis(at), format != 0
+	if repair >= 0 {
+		d.RepairFloor = &repair
+	}
+	return d, errors.Join(json.Unmarshal([]byte(confirmed), &d.Confirmed), json.Unmarshal([]byte(attempt), &d.Attempt))
+}
+
+// Device finds a device by the hash of any of its endorsement keys ([ErrNotFound]).
+func (s *Store) Device(ctx context.Context, ek string) (Device, error) {
+	d, err := scanDevice(s.db.QueryRowContext(ctx, "SELECT "+deviceColumns+` FROM devices d
+		JOIN endorsement_keys k ON k.device = d.id WHERE k.hash = $1`, ek).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Device{}, fmt.Errorf("device with endorsement key %s: %w", ek, ErrNotFound)
+	}
+	if err != nil {
+		return Device{}, fmt.Errorf("read device %s: %w", ek, err)
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT hash FROM endorsement_keys WHERE device = $1 ORDER BY hash", d.ID)
+	if err != nil {
+		return Device{}, fmt.Errorf("read device %s: %w", d.ID, err)
+	}
+	d.EKs, err = collect(rows, func(scan func(...any) error) (h string, err error) { return h, scan(&h) })
+	if err != nil {
+		return Device{}, fmt.Errorf("read device %s: %w", d.ID, err)
+	}
+	return d, nil
+}
+
+// Devices returns at most limit devices whose ID follows after, ordered by ID, without their EKs.
+func (s *Store) Devices(ctx context.Context, after string, limit int) ([]Device, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT "+deviceColumns+" FROM devices d WHERE d.id > $1 ORDER BY d.id LIMIT $2", after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return collect(rows, scanDevice)
+}
+
+// Count returns the number of devices in each state.
+func (s *Store) Count(ctx context.Context) (map[State]int64, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT state, COUNT(*) FROM devices GROUP BY state")
+	if err != nil {
+		return nil, fmt.Errorf("count devices: %w", err)
+	}
+	defer rows.Close()
+	out := map[State]int64{}
+	for rows.Next() {
+		var st State
+		var n int64
+		if err := rows.Scan(&st, &n); err != nil {
+			return nil, err
+		}
+		out[st] = n
+	}
+	return out, rows.Err()
+}
+
+// SetState moves a device to another state.
+func (s *Store) SetState(ctx context.Context, id string, st State, e Event) error {
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET state = $1 WHERE id = $2", string(st), id)
+}
+
+// AllowFormat lets a device format its blank volumes again until its next acknowledged release, after
+// a disk was replaced.
+func (s *Store) AllowFormat(ctx context.Context, id string, e Event) error {
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET may_format = 1 WHERE id = $1", id)
+}
+
+// RepairFloor orders a device whose rollback floor is destroyed to write it anew. The order ends with
+// the next acknowledged release.
+func (s *Store) RepairFloor(ctx context.Context, id string, floor int64, e Event) error {
+	if floor < 0 {
+		return fmt.Errorf("repair floor of %s: %d is negative", id, floor)
+	}
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET repair_floor = $1 WHERE id = $2", floor, id)
+}
+
+func (s *Store) changeDevice(ctx context.Context, id string, e Event, query string, args ...any) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		r, err := tx.ExecContext(ctx, query, args...)
+		if err := changed(r, err, ErrNotFound); err != nil {
+			return fmt.Errorf("change device %s: %w", id, err)
+		}
+		e.Device = id
+		return s.append(ctx, tx, e)
+	})
+}
+
+// SetAttempt notes what somebody who named this device tried. It is not audited: anyone can cause it.
+func (s *Store) SetAttempt(ctx context.Context, id string, st Status) error {
+	return s.update(ctx, func(tx *sql.Tx) error { return setAttempt(ctx, tx, id, st) })
+}
+
+func setAttempt(ctx context.Context, tx *sql.Tx, id string, st Status) error {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "UPDATE devices SET attempt = $1 WHERE id = $2", string(b), id); err != nil {
+		return fmt.Errorf("note attempt of %s: %w", id, err)
+	}
+	return nil
+}
+
+// Versions returns the highest value seen for each name a device has proven.
+func (s *Store) Versions(ctx context.Context, id string) (map[string]int64, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT name, value FROM versions WHERE device = $1", id)
+	if err != nil {
+		return nil, fmt.Errorf("read versions of %s: %w", id, err)
+	}
+	defer rows.Close()
+	out := map[string]int64{}
+	for rows.Next() {
+		var name string
+		var v int64
+		if err := rows.Scan(&name, &v); err != nil {
+			return nil, err
+		}
+		out[name] = v
+	}
+	return out, rows.Err()
+}
+
+// RaiseVersions lifts the stored values to those given; none is ever lowered.
+func (s *Store) RaiseVersions(ctx context.Context, id string, v map[string]int64, e Event) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if err := raiseVersions(ctx, tx, id, v); err != nil {
+			return err
+		}
+		e.Device = id
+		return s.append(ctx, tx, e)
+	})
+}
+
+func raiseVersions(ctx context.Context, tx *sql.Tx, id string, v map[string]int64) error {
+	for _, name := range slices.Sorted(maps.Keys(v)) {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO versions (device, name, value) VALUES ($1, $2, $3)
+			ON CONFLICT (device, name) DO UPDATE SET value = excluded.value WHERE excluded.value > versions.value`,
+			id, name, v[name]); err != nil {
+			return fmt.Errorf("raise version %s of %s: %w", name, id, err)
+		}
+	}
+	return nil
+}

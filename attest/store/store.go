@@ -1,0 +1,235 @@
+// Package store keeps what attestd must not forget: the devices of a site, which challenges were
+// already answered, the highest versions each device has shown, the reference values it is judged
+// by, and the audit log.
+//
+// It promises three things. A challenge is claimed in the same transaction that writes its audit
+// record, so a secret can only leave the server after its record is durable, and of two replicas
+// that race for one challenge exactly one wins. Every change of a device or a document carries an
+// audit record in the same transaction. What a device claims about itself becomes part of its
+// record only in [Store.Confirm], when the device has proven that it could read the answer.
+//
+// One SQL text serves SQLite (one server, the default) and PostgreSQL (several replicas sharing one
+// database). Store holds no key but the audit signer it was given.
+package store
+
+import (
+	"context"
+	"crypto"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
+	_ "modernc.org/sqlite"             // driver "sqlite"
+)
+
+var (
+	// ErrNotFound says that no such device, decision, token or document is stored.
+	ErrNotFound = errors.New("not found in the store")
+	// ErrExists says that a device, document or token of that name is stored already.
+	ErrExists = errors.New("already in the store")
+	// ErrClaimed says that the challenge was answered before: by this server, before a
+	// restart, or by another replica.
+	ErrClaimed = errors.New("challenge was already used")
+	// ErrAck says that an acknowledgement does not belong to the decision it names.
+	ErrAck = errors.New("acknowledgement does not match the decision")
+)
+
+// Config tells where the data is and how this process signs its audit log.
+type Config struct {
+	// DSN is a file path (SQLite) or a postgres:// URL.
+	DSN string
+	// Replica names this server's audit chain. Processes that share a chain must share a store.
+	Replica string
+	// Signer signs the head of the audit chain (ECDSA P-256).
+	Signer crypto.Signer
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Store is an open database. It is safe for concurrent use, and several processes may have the same
+// database open.
+type Store struct {
+	db      *sql.DB
+	replica string
+	signer  crypto.Signer
+	now     func() time.Time
+	write   sync.Mutex // one writer a process: SQLite allows one, and the audit chain is serial anyhow
+}
+
+// Open opens the database, creating file and tables when they are missing.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Signer == nil || c.Replica == "" {
+		return nil, errors.New("store: an audit signer and a replica name are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	driver, dsn := "pgx", c.DSN
+	if !isPostgres(c.DSN) {
+		if err := createPrivate(c.DSN); err != nil {
+			return nil, err
+		}
+		driver, dsn = "sqlite", sqliteDSN(c.DSN)
+	}
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open store (%s): %w", driver, err)
+	}
+	db.SetMaxOpenConns(16)
+	db.SetMaxIdleConns(16)
+	s := &Store{db: db, replica: c.Replica, signer: c.Signer, now: c.Now}
+	if err := s.migrate(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare store (%s): %w", driver, err), db.Close())
+	}
+	return s, nil
+}
+
+// Close releases the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Ping tells whether the database answers.
+func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
+
+func isPostgres(dsn string) bool {
+	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
+}
+
+// sqliteDSN asks for durability at every commit (a release must not outlive its audit record) and
+// for immediate transactions, so that two writers queue instead of failing half way.
+func sqliteDSN(path string) string {
+	q := url.Values{}
+	for _, p := range []string{"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)"} {
+		q.Add("_pragma", p)
+	}
+	q.Set("_txlock", "immediate")
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+}
+
+// createPrivate makes the file with mode 0600 before SQLite would make it with the umask's; the
+// journals inherit the mode.
+func createPrivate(path string) error {
+	f, err := os.OpenFile(filepath.Clean(path), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("create store: %w", err)
+	}
+	fi, err := f.Stat()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("create store: %w", err)
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("store %s has mode %04o: it holds join tokens, run chmod 600", path, fi.Mode().Perm())
+	}
+	return nil
+}
+
+// schema is valid in both dialects. Times are milliseconds since 1970, hashes lower-case hex.
+var schema = []string{
+	`CREATE TABLE IF NOT EXISTS devices (
+		id TEXT PRIMARY KEY, label TEXT NOT NULL, state TEXT NOT NULL, tier TEXT NOT NULL,
+		enrolled_at BIGINT NOT NULL, may_format BIGINT NOT NULL,
+		ak_name TEXT NOT NULL, agent_name TEXT NOT NULL, repair_floor BIGINT NOT NULL, confirmed TEXT NOT NULL, attempt TEXT NOT NULL)`,
+	`CREATE TABLE IF NOT EXISTS endorsement_keys (
+		hash TEXT PRIMARY KEY, device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE)`,
+	`CREATE INDEX IF NOT EXISTS endorsement_keys_device ON endorsement_keys(device)`,
+	`CREATE TABLE IF NOT EXISTS versions (
+		device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, name TEXT NOT NULL, value BIGINT NOT NULL,
+		PRIMARY KEY (device, name))`,
+	`CREATE TABLE IF NOT EXISTS decisions (
+		cookie TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, device TEXT NOT NULL, expires BIGINT NOT NULL,
+		ack TEXT NOT NULL, effects TEXT NOT NULL, acked BIGINT NOT NULL)`,
+	`CREATE INDEX IF NOT EXISTS decisions_expires ON decisions(expires)`,
+	`CREATE TABLE IF NOT EXISTS documents (
+		kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, added BIGINT NOT NULL, retired BIGINT NOT NULL,
+		PRIMARY KEY (kind, name))`,
+	`CREATE TABLE IF NOT EXISTS tokens (
+		name TEXT PRIMARY KEY, secret TEXT NOT NULL, expires BIGINT NOT NULL, uses BIGINT NOT NULL)`,
+	`CREATE TABLE IF NOT EXISTS audit (
+		replica TEXT NOT NULL, seq BIGINT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL, body TEXT NOT NULL,
+		PRIMARY KEY (replica, seq))`,
+	`CREATE TABLE IF NOT EXISTS heads (
+		replica TEXT PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL, time BIGINT NOT NULL)`,
+	`CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)`,
+	`INSERT INTO counters (name, value) VALUES ('documents', 0) ON CONFLICT DO NOTHING`,
+}
+
+// schemaVersion is checked so that an older program never writes a newer database.
+const schemaVersion = 1
+
+func (s *Store) migrate(ctx context.Context) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		for _, q := range schema {
+			if _, err := tx.ExecContext(ctx, q); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx,
+			"INSERT INTO counters (name, value) VALUES ('schema', $1) ON CONFLICT DO NOTHING", schemaVersion); err != nil {
+			return err
+		}
+		var v int
+		if err := tx.QueryRowContext(ctx, "SELECT value FROM counters WHERE name = 'schema'").Scan(&v); err != nil {
+			return err
+		}
+		if v != schemaVersion {
+			return fmt.Errorf("database has schema %d and this program knows %d: use the program that made it", v, schemaVersion)
+		}
+		return nil
+	})
+}
+
+// update runs f in one write transaction. Nothing f did is kept unless update returns nil.
+func (s *Store) update(ctx context.Context, f func(*sql.Tx) error) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // no effect after Commit
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// changed returns errNone unless the statement touched at least one row.
+func changed(r sql.Result, err, errNone error) error {
+	if err != nil {
+		return err
+	}
+	n, err := r.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errNone
+	}
+	return nil
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
