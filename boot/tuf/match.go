@@ -1,0 +1,62 @@
+package tuf
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path"
+	"strings"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// hop is one role to visit in a search, with the role that delegates to it.
+type hop struct {
+	delegation
+	terminating bool
+}
+
+// responsible returns the roles that the delegator trusts with a target, in
+// the order of their appearance.
+//
+// This is not left to go-tuf, which compares path hash prefixes with the
+// base64 of the digest (the specification says hexadecimal).
+func responsible(delegator string, d *metadata.Delegations, target string) []hop {
+	if d == nil {
+		return nil
+	}
+	if d.SuccinctRoles != nil {
+		bin := d.SuccinctRoles.GetRolesForTarget(target)[0].Name
+		return []hop{{delegation{delegator, bin}, true}}
+	}
+	var hops []hop
+	for _, r := range d.Roles {
+		if matches(&r, target) {
+			hops = append(hops, hop{delegation{delegator, r.Name}, r.Terminating})
+		}
+	}
+	return hops
+}
+
+func matches(r *metadata.DelegatedRole, target string) bool {
+	for _, p := range r.Paths {
+		if glob(p, target) {
+			return true
+		}
+	}
+	sum := sha256.Sum256([]byte(target))
+	digest := hex.EncodeToString(sum[:])
+	for _, p := range r.PathHashPrefixes {
+		if p != "" && strings.HasPrefix(digest, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob matches shell patterns; "*" and "?" do not match "/". A pattern that is
+// not valid matches nothing.
+func glob(pattern, name string) bool {
+	// Shells negate a class with "!", path.Match with "^".
+	ok, err := path.Match(strings.ReplaceAll(pattern, "[!", "[^"), name)
+	return ok && err == nil
+}
