@@ -119,14 +119,14 @@ func checkExact(name string, n, want int) error {
 	return nil
 }
 
-// checkName accepts the names of sites, decisions and stages: 1 to 64 of a-z 0-9 . _ -
+// checkName accepts the names of sites, decisions and stages: 1 to 64 of A-Z a-z 0-9 . _ -
 func checkName(name, s string) error {
 	if len(s) == 0 || len(s) > 64 {
 		return fmt.Errorf("%s is %d bytes, want 1 to 64", name, len(s))
 	}
 	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
-			return fmt.Errorf("%s holds %q, want a-z 0-9 . _ -", name, c)
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
+			return fmt.Errorf("%s holds %q, want A-Z a-z 0-9 . _ -", name, c)
 		}
 	}
 	return nil

@@ -52,7 +52,7 @@ type Reason struct {
 
 // Limits of what a denial tells.
 const (
-	MaxReasons    = 16
+	MaxReasons    = 16 // of a failure; more are dropped
 	maxReasonText = 240
 )
 

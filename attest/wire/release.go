@@ -10,8 +10,11 @@ import (
 	"fmt"
 )
 
-// Release is M4, signed under [DomainRelease] over T. In phase renew it carries the agent certificate only:
-// Credential, EncryptedSecret, Approval and Box are absent.
+// Release is M4, signed under [DomainRelease] over T.
+//
+// In phase boot everything that names the device is inside Box, the agent certificate too: until the credential has
+// been activated nobody knows that the AK lives beside the EK, and anyone can send the public key of an EK. In phase
+// renew there is no activation: attestd answers only to the AK and agent key that an earlier boot has proven.
 type Release struct {
 	Version  int    `json:"version"`
 	Decision string `json:"decision"` // identifies the audit record
@@ -22,8 +25,8 @@ type Release struct {
 	Approval        []byte `json:"approval,omitempty"`        // TPMT_SIGNATURE of the release key, "release/v1"
 	Box             []byte `json:"box,omitempty"`             // Secrets, sealed with K
 
-	AgentCertificate []byte `json:"agentCertificate"` // PEM
-	AgentPCRs        []int  `json:"agentPCRs"`        // PCRs that the agent approval is over
+	AgentCertificate []byte `json:"agentCertificate,omitempty"` // PEM; phase renew only
+	AgentPCRs        []int  `json:"agentPCRs"`                  // PCRs that the agent approval is over
 	AgentBank        string `json:"agentBank"`
 	AgentApproval    []byte `json:"agentApproval"` // TPMT_SIGNATURE of the release key, "agent-key/v1", after-cap values
 }
@@ -34,7 +37,10 @@ func (r *Release) check() error {
 	var phase error
 	switch r.Phase {
 	case PhaseBoot:
-		phase = errors.Join(
+		if r.AgentCertificate != nil {
+			phase = errors.New("the agent certificate of a boot belongs into the box")
+		}
+		phase = errors.Join(phase,
 			checkSize("credential", len(r.Credential), 1<<10),
 			checkSize("encryptedSecret", len(r.EncryptedSecret), 1<<10),
 			checkSize("approval", len(r.Approval), 1<<10),
@@ -44,6 +50,7 @@ func (r *Release) check() error {
 		if r.Credential != nil || r.EncryptedSecret != nil || r.Approval != nil || r.Box != nil {
 			phase = errors.New("a renewal carries no secrets")
 		}
+		phase = errors.Join(phase, checkSize("agentCertificate", len(r.AgentCertificate), 8<<10))
 	default:
 		phase = fmt.Errorf("phase is %q", r.Phase)
 	}
@@ -51,7 +58,6 @@ func (r *Release) check() error {
 		checkVersion(r.Version),
 		checkName("decision", r.Decision),
 		phase,
-		checkSize("agentCertificate", len(r.AgentCertificate), 8<<10),
 		checkPCRs("agentPCRs", r.AgentPCRs),
 		checkName("agentBank", r.AgentBank),
 		checkSize("agentApproval", len(r.AgentApproval), 1<<10),
@@ -63,6 +69,7 @@ type Secrets struct {
 	Version           int               `json:"version"`
 	SealKey           []byte            `json:"sealKey"`                     // 32 bytes; unlocks the site
 	FirstBoot         bool              `json:"firstBoot"`                   // no boot of this device was ever acknowledged
+	AgentCertificate  []byte            `json:"agentCertificate"`            // PEM
 	SiteCA            []byte            `json:"siteCA"`                      // PEM
 	AttestationResult []byte            `json:"attestationResult,omitempty"` // attestd's signed verdict, for relying parties in the OS
 	Extra             map[string][]byte `json:"extra,omitempty"`             // the operator's own secrets for the OS
@@ -79,6 +86,7 @@ func (s *Secrets) check() error {
 	return errors.Join(
 		checkVersion(s.Version),
 		checkExact("sealKey", len(s.SealKey), 32),
+		checkSize("agentCertificate", len(s.AgentCertificate), 8<<10),
 		checkSize("siteCA", len(s.SiteCA), 8<<10),
 	)
 }
@@ -136,6 +144,28 @@ func OpenSecrets(k []byte, t [32]byte, decision string, box []byte) (*Secrets, e
 		return nil, fmt.Errorf("open secrets: %w", err)
 	}
 	return &s, nil
+}
+
+// AgentApproval is what the OS needs, beside the certificate, to use the agent key: the policy that the TPM will
+// insist on, and the release key's signature over it. It is public, and handed over as a file.
+type AgentApproval struct {
+	Version    int    `json:"version"`
+	Bank       string `json:"bank"`
+	PCRs       []int  `json:"pcrs"`
+	Signature  []byte `json:"signature"`  // TPMT_SIGNATURE
+	ReleaseKey []byte `json:"releaseKey"` // PKIX, P-256
+}
+
+func (*AgentApproval) limit() int { return MaxMessage }
+
+func (a *AgentApproval) check() error {
+	return errors.Join(
+		checkVersion(a.Version),
+		checkName("bank", a.Bank),
+		checkPCRs("pcrs", a.PCRs),
+		checkSize("signature", len(a.Signature), 1<<10),
+		checkSize("releaseKey", len(a.ReleaseKey), 1<<10),
+	)
 }
 
 // Ack is M5: only the TPM that was attested could have recovered K.
