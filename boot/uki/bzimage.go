@@ -1,0 +1,59 @@
+package uki
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// BzImage is what the boot header of an x86 kernel says (boot.rst).
+type BzImage struct {
+	Protocol    uint16 // 0x020f is 2.15
+	CmdlineSize int64  // longest command line in bytes, without the final NUL
+	InitSize    int64  // bytes of contiguous memory that decompression needs
+	Version     string // "6.1.0-18-amd64 (...) #1 SMP ..."; may be empty
+}
+
+const (
+	bzMinProtocol = 0x0206 // the first with cmdline_size
+	maxVersion    = 512    // bytes of the version string that are read
+)
+
+// ParseBzImage reads the boot header of a kernel file of size bytes. It
+// refuses kernels older than boot protocol 2.06 (Linux 2.6.22).
+func ParseBzImage(r io.ReaderAt, size int64) (*BzImage, error) {
+	h := make([]byte, 0x264)
+	if err := readAt(r, h, 0, size); err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	if string(h[0x202:0x206]) != "HdrS" || le.Uint16(h[0x1fe:]) != 0xaa55 {
+		return nil, fmt.Errorf("%w: no x86 boot header", ErrFormat)
+	}
+	b := &BzImage{Protocol: le.Uint16(h[0x206:])}
+	if b.Protocol < bzMinProtocol {
+		return nil, fmt.Errorf("%w: boot protocol %#x is older than %#x", ErrFormat, b.Protocol, bzMinProtocol)
+	}
+	b.CmdlineSize = int64(le.Uint32(h[0x238:]))
+	if b.Protocol >= 0x020a {
+		b.InitSize = int64(le.Uint32(h[0x260:]))
+	}
+	if at := int64(le.Uint16(h[0x20e:])); at != 0 {
+		v := make([]byte, min(maxVersion, max(0, size-at-0x200)))
+		if err := readAt(r, v, at+0x200, size); err != nil {
+			return nil, err
+		}
+		b.Version = cString(v)
+	}
+	return b, nil
+}
+
+// cString returns the printable ASCII up to the first other byte.
+func cString(b []byte) string {
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,255 @@
+package uki
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// testStub is a small PE32+ file: one section, room for more headers or not.
+func testStub(headers int) []byte {
+	b := make([]byte, headers+512)
+	copy(b, "MZ")
+	le := binary.LittleEndian
+	le.PutUint32(b[60:], 64)
+	copy(b[64:], "PE\x00\x00")
+	le.PutUint16(b[68:], MachineAMD64)
+	le.PutUint16(b[70:], 1)
+	le.PutUint16(b[84:], 240)
+	opt := b[88:]
+	le.PutUint16(opt, magicPE32p)
+	le.PutUint32(opt[32:], 4096)
+	le.PutUint32(opt[36:], 512)
+	le.PutUint32(opt[60:], uint32(headers))
+	le.PutUint32(opt[108:], 16)
+	sec := b[88+240:]
+	copy(sec, ".text")
+	le.PutUint32(sec[8:], 300)
+	le.PutUint32(sec[12:], 4096)
+	le.PutUint32(sec[16:], 512)
+	le.PutUint32(sec[20:], uint32(headers))
+	copy(b[headers:], "code")
+	return b
+}
+
+func testContents() []Content {
+	return []Content{
+		{".osrel", []byte("ID=test\n")},
+		{".cmdline", []byte("console=ttyS0")},
+		{".initrd", bytes.Repeat([]byte("initrd"), 300)},
+		{".linux", bytes.Repeat([]byte("kernel"), 1000)},
+	}
+}
+
+func checkUKI(t *testing.T, b []byte, want []Content) *File {
+	t.Helper()
+	f, err := Parse(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range want {
+		s, ok := f.Section(c.Name)
+		if !ok {
+			t.Errorf("section %s is missing", c.Name)
+			continue
+		}
+		got, err := io.ReadAll(s.Reader(bytes.NewReader(b)))
+		if err != nil || !bytes.Equal(got, c.Data) {
+			t.Errorf("section %s: %d bytes, %v; want %d", c.Name, len(got), err, len(c.Data))
+		}
+	}
+	return f
+}
+
+func TestBuild(t *testing.T) {
+	for name, headers := range map[string]int{"room": 1024, "headers move": 512} {
+		t.Run(name, func(t *testing.T) {
+			var first, second bytes.Buffer
+			for _, w := range []io.Writer{&first, &second} {
+				if err := Build(w, testStub(headers), testContents()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !bytes.Equal(first.Bytes(), second.Bytes()) {
+				t.Error("two builds differ")
+			}
+			f := checkUKI(t, first.Bytes(), append(testContents(), Content{".text", append([]byte("code"), make([]byte, 296)...)}))
+			if !f.IsUKI() {
+				t.Error("IsUKI() = false")
+			}
+			if got, want := f.sizeOfImage, uint32(6*4096+4096); got != want {
+				t.Errorf("SizeOfImage = %#x, want %#x", got, want)
+			}
+		})
+	}
+}
+
+// TestBuildSystemd has binutils read what Build makes of systemd's own stub.
+func TestBuildSystemd(t *testing.T) {
+	stub, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+	if err != nil {
+		t.Skip("systemd-boot-efi is not installed")
+	}
+	objcopy, err := exec.LookPath("objcopy")
+	if err != nil {
+		t.Skip("binutils is not installed")
+	}
+	var buf bytes.Buffer
+	if err := Build(&buf, stub, testContents()); err != nil {
+		t.Fatal(err)
+	}
+	checkUKI(t, buf.Bytes(), testContents())
+	dir := t.TempDir()
+	file := filepath.Join(dir, "uki.efi")
+	if err := os.WriteFile(file, buf.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range testContents() {
+		out := filepath.Join(dir, c.Name)
+		if msg, err := exec.Command(objcopy, "--dump-section", c.Name+"="+out, file, out+".copy").CombinedOutput(); err != nil {
+			t.Fatalf("objcopy: %v\n%s", err, msg)
+		}
+		if got, _ := os.ReadFile(out); !bytes.Equal(bytes.TrimRight(got, "\x00"), c.Data) {
+			t.Errorf("objcopy reads %d bytes of %s, want %d", len(got), c.Name, len(c.Data))
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	edit := func(at int, v uint32) []byte {
+		b := testStub(1024)
+		binary.LittleEndian.PutUint32(b[at:], v)
+		return b
+	}
+	var twice bytes.Buffer
+	if err := Build(&twice, testStub(1024), []Content{{".linux", []byte("a")}, {".linux", []byte("b")}}); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"empty":          {},
+		"not MZ":         make([]byte, 1024),
+		"PE offset":      edit(60, 1<<30),
+		"content beyond": edit(88+240+16, 1<<31),
+		"cut":            testStub(1024)[:200],
+		"two .linux":     twice.Bytes(),
+	} {
+		if _, err := Parse(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestBzImage(t *testing.T) {
+	b := make([]byte, 0x1000)
+	le := binary.LittleEndian
+	le.PutUint16(b[0x1fe:], 0xaa55)
+	copy(b[0x202:], "HdrS")
+	le.PutUint16(b[0x206:], 0x20f)
+	le.PutUint16(b[0x20e:], 0x400)
+	le.PutUint32(b[0x238:], 2047)
+	le.PutUint32(b[0x260:], 1<<24)
+	copy(b[0x600:], "6.1.0-test (builder) #1")
+	got, err := ParseBzImage(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (BzImage{0x20f, 2047, 1 << 24, "6.1.0-test (builder) #1"}); *got != want {
+		t.Errorf("got %+v, want %+v", *got, want)
+	}
+	b[0x202] = 'h'
+	if _, err := ParseBzImage(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) {
+		t.Errorf("no header: %v", err)
+	}
+}
+
+// zbootOf wraps a compressed kernel as the kernel's build does.
+func zbootOf(compression string, payload []byte) []byte {
+	b := make([]byte, 64, 64+len(payload))
+	copy(b, "MZ\x00\x00zimg")
+	binary.LittleEndian.PutUint32(b[8:], 64)
+	binary.LittleEndian.PutUint32(b[12:], uint32(len(payload)))
+	copy(b[24:], compression)
+	return append(b, payload...)
+}
+
+func TestZboot(t *testing.T) {
+	kernel := strings.Repeat("ARM64 kernel ", 5000)
+	for compression, tool := range map[string][]string{
+		"gzip": {"gzip", "-c"}, "zstd22": {"zstd", "-c"}, "xzkern": {"xz", "-c", "--check=crc32"}, "lzma": {"xz", "-c", "--format=lzma"},
+	} {
+		t.Run(compression, func(t *testing.T) {
+			if _, err := exec.LookPath(tool[0]); err != nil {
+				t.Skip(tool[0], "is not installed")
+			}
+			cmd := exec.Command(tool[0], tool[1:]...)
+			cmd.Stdin = strings.NewReader(kernel)
+			payload, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := zbootOf(compression, payload)
+			z, err := ParseZboot(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			if err := z.Unwrap(&out, bytes.NewReader(b), int64(len(kernel))); err != nil || out.String() != kernel {
+				t.Errorf("unwrapped %d bytes, %v; want %d", out.Len(), err, len(kernel))
+			}
+			if err := z.Unwrap(io.Discard, bytes.NewReader(b), int64(len(kernel))-1); !errors.Is(err, ErrFormat) {
+				t.Errorf("above the limit: %v", err)
+			}
+		})
+	}
+}
+
+// FuzzParse checks that sections stay inside the file, and that a UKI built
+// on anything that parses has the old sections and the new one.
+func FuzzParse(f *testing.F) {
+	f.Add(testStub(512))
+	f.Add(testStub(1024))
+	f.Add(zbootOf("gzip", []byte("x")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		if z, err := ParseZboot(r, int64(len(b))); err == nil {
+			_ = z.Unwrap(io.Discard, r, 1<<16)
+		}
+		_, _ = ParseBzImage(r, int64(len(b)))
+		pe, err := Parse(r, int64(len(b)))
+		if err != nil {
+			return
+		}
+		var out bytes.Buffer
+		added := Content{".fuzz", []byte("content")}
+		if err := Build(&out, b, []Content{added}); err != nil {
+			return
+		}
+		again, err := Parse(bytes.NewReader(out.Bytes()), int64(out.Len()))
+		if err != nil {
+			t.Fatalf("built on a good stub: %v", err)
+		}
+		if len(again.Sections) != len(pe.Sections)+1 {
+			t.Fatalf("%d sections became %d", len(pe.Sections), len(again.Sections))
+		}
+		for i, s := range pe.Sections {
+			old, err := io.ReadAll(s.Reader(r))
+			if err != nil || int64(len(old)) != s.Size {
+				t.Fatalf("section %q of %d bytes: read %d, %v", s.Name, s.Size, len(old), err)
+			}
+			now, _ := io.ReadAll(again.Sections[i].Reader(bytes.NewReader(out.Bytes())))
+			if !bytes.Equal(old, now) {
+				t.Fatalf("section %q changed", s.Name)
+			}
+		}
+		now, _ := io.ReadAll(again.Sections[len(pe.Sections)].Reader(bytes.NewReader(out.Bytes())))
+		if !bytes.Equal(now, added.Data) {
+			t.Fatalf("added section holds %q", now)
+		}
+	})
+}

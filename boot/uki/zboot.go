@@ -1,0 +1,88 @@
+package uki
+
+import (
+	"compress/gzip"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
+)
+
+// zbootMagic stands after the MZ of an EFI zboot image.
+const zbootMagic = "zimg"
+
+// maxZstdWindow bounds the memory that a zstd frame can ask for, in bytes.
+const maxZstdWindow = 128 << 20
+
+// Zboot is the header of an EFI zboot image (drivers/firmware/efi/libstub/
+// zboot-header.S): a compressed kernel in a PE file that unpacks itself under
+// EFI and that kexec cannot load.
+type Zboot struct {
+	Offset, Size int64  // of the compressed kernel in the file, bytes
+	Compression  string // "gzip", "zstd22", "xzkern" or "lzma"
+}
+
+// ParseZboot reads the zboot header of a file of size bytes.
+func ParseZboot(r io.ReaderAt, size int64) (*Zboot, error) {
+	h := make([]byte, 64)
+	if err := readAt(r, h, 0, size); err != nil {
+		return nil, err
+	}
+	if string(h[:2]) != dosSignature || string(h[4:8]) != zbootMagic {
+		return nil, fmt.Errorf("%w: no EFI zboot header", ErrFormat)
+	}
+	z := &Zboot{
+		Offset:      int64(binary.LittleEndian.Uint32(h[8:])),
+		Size:        int64(binary.LittleEndian.Uint32(h[12:])),
+		Compression: cString(h[24:56]),
+	}
+	if z.Offset < int64(len(h)) || z.Offset > size || z.Size > size-z.Offset {
+		return nil, fmt.Errorf("%w: zboot payload of %d bytes at %d is beyond its %d bytes", ErrFormat, z.Size, z.Offset, size)
+	}
+	return z, nil
+}
+
+// Unwrap writes the decompressed kernel to w, at most limit bytes.
+func (z *Zboot) Unwrap(w io.Writer, r io.ReaderAt, limit int64) error {
+	in, closer, err := z.open(io.NewSectionReader(r, z.Offset, z.Size))
+	if err != nil {
+		return fmt.Errorf("unwrap %s zboot kernel: %w", z.Compression, err)
+	}
+	defer closer()
+	n, err := io.Copy(w, io.LimitReader(in, limit+1))
+	if err == nil && n > limit {
+		err = fmt.Errorf("%w: more than %d bytes", ErrFormat, limit)
+	}
+	if err != nil {
+		return fmt.Errorf("unwrap %s zboot kernel: %w", z.Compression, err)
+	}
+	return nil
+}
+
+func (z *Zboot) open(r io.Reader) (io.Reader, func(), error) {
+	nothing := func() {}
+	switch z.Compression {
+	case "gzip":
+		in, err := gzip.NewReader(r)
+		if err == nil {
+			in.Multistream(false) // the build appends the size, padding may follow
+		}
+		return in, nothing, err
+	case "zstd22", "zstd":
+		in, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return nil, nil, err
+		}
+		return in, in.Close, nil
+	case "xzkern", "xz":
+		in, err := xz.ReaderConfig{DictCap: 64 << 20, SingleStream: true}.NewReader(r)
+		return in, nothing, err
+	case "lzma":
+		in, err := lzma.ReaderConfig{DictCap: 64 << 20}.NewReader(r)
+		return in, nothing, err
+	}
+	return nil, nil, fmt.Errorf("%w: unknown compression", ErrFormat)
+}
