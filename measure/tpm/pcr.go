@@ -8,10 +8,9 @@ import (
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
-)
 
-// NumPCRs is the number of PCRs that a PC Client TPM has.
-const NumPCRs = 24
+	"github.com/sealboot/sealboot/measure/pcr"
+)
 
 // ErrBank means that a bank, or a PCR of a bank, is not active in this TPM.
 var ErrBank = errors.New("PCR bank is not active")
@@ -50,21 +49,21 @@ func (t *TPM) Banks(ctx context.Context) ([]tpm2.TPMAlgID, error) {
 // ReadPCRs returns the values of some PCRs of one bank, all of the same moment.
 // It fails with [ErrBank] when the TPM does not have every one of them.
 func (t *TPM) ReadPCRs(ctx context.Context, bank tpm2.TPMAlgID, pcrs []int) (map[int][]byte, error) {
-	for _, pcr := range pcrs {
-		if pcr < 0 || pcr >= NumPCRs {
-			return nil, fmt.Errorf("read PCR %d: there are only %d", pcr, NumPCRs)
+	for _, index := range pcrs {
+		if index < 0 || index >= pcr.Count {
+			return nil, fmt.Errorf("read PCR %d: there are only %d", index, pcr.Count)
 		}
 	}
 	for range snapshotTries {
 		values, ok, err := t.readPCRsOnce(ctx, bank, pcrs)
 		if err != nil {
-			return nil, fmt.Errorf("read PCRs %v of bank %s: %w", pcrs, BankName(bank), err)
+			return nil, fmt.Errorf("read PCRs %v of bank %s: %w", pcrs, pcr.BankName(bank), err)
 		}
 		if ok {
 			return values, nil
 		}
 	}
-	return nil, fmt.Errorf("read PCRs %v of bank %s: they were extended during each of %d tries", pcrs, BankName(bank), snapshotTries)
+	return nil, fmt.Errorf("read PCRs %v of bank %s: they were extended during each of %d tries", pcrs, pcr.BankName(bank), snapshotTries)
 }
 
 // readPCRsOnce reads in as many commands as it takes, since a TPM returns at most
@@ -72,8 +71,8 @@ func (t *TPM) ReadPCRs(ctx context.Context, bank tpm2.TPMAlgID, pcrs []int) (map
 func (t *TPM) readPCRsOnce(ctx context.Context, bank tpm2.TPMAlgID, pcrs []int) (values map[int][]byte, ok bool, err error) {
 	values = make(map[int][]byte)
 	missing := make(map[int]bool)
-	for _, pcr := range pcrs {
-		missing[pcr] = true
+	for _, index := range pcrs {
+		missing[index] = true
 	}
 	var counter uint32
 	for len(missing) > 0 {
@@ -94,7 +93,7 @@ func (t *TPM) readPCRsOnce(ctx context.Context, bank tpm2.TPMAlgID, pcrs []int) 
 
 // takeValues moves the PCRs of one response from missing to values.
 func takeValues(values map[int][]byte, missing map[int]bool, bank tpm2.TPMAlgID, rsp *tpm2.PCRReadResponse) error {
-	hash, err := HashOf(bank)
+	hash, err := pcr.Hash(bank)
 	if err != nil {
 		return err
 	}
@@ -111,12 +110,12 @@ func takeValues(values map[int][]byte, missing map[int]bool, bank tpm2.TPMAlgID,
 	if len(got) != len(digests) {
 		return fmt.Errorf("%w: %d values for %d PCRs", errResponse, len(digests), len(got))
 	}
-	for i, pcr := range got {
-		if !missing[pcr] || len(digests[i].Buffer) != hash.Size() {
-			return fmt.Errorf("%w: PCR %d was not asked for, or its value is %d bytes", errResponse, pcr, len(digests[i].Buffer))
+	for i, index := range got {
+		if !missing[index] || len(digests[i].Buffer) != hash.Size() {
+			return fmt.Errorf("%w: PCR %d was not asked for, or its value is %d bytes", errResponse, index, len(digests[i].Buffer))
 		}
-		delete(missing, pcr)
-		values[pcr] = digests[i].Buffer
+		delete(missing, index)
+		values[index] = digests[i].Buffer
 	}
 	return nil
 }
@@ -124,24 +123,24 @@ func takeValues(values map[int][]byte, missing map[int]bool, bank tpm2.TPMAlgID,
 // Extend extends one PCR in every active bank. It refuses to run unless digests
 // has exactly one digest a bank: a bank that is left out could be filled with
 // whatever an attacker likes and then be quoted.
-func (t *TPM) Extend(ctx context.Context, pcr int, digests map[tpm2.TPMAlgID][]byte) error {
+func (t *TPM) Extend(ctx context.Context, index int, digests map[tpm2.TPMAlgID][]byte) error {
 	banks, err := t.Banks(ctx)
 	if err != nil {
 		return err
 	}
 	values, err := digestValues(banks, digests)
 	if err != nil {
-		return fmt.Errorf("extend PCR %d: %w", pcr, err)
+		return fmt.Errorf("extend PCR %d: %w", index, err)
 	}
-	if pcr < 0 || pcr >= NumPCRs {
-		return fmt.Errorf("extend PCR %d: there are only %d", pcr, NumPCRs)
+	if index < 0 || index >= pcr.Count {
+		return fmt.Errorf("extend PCR %d: there are only %d", index, pcr.Count)
 	}
 	_, err = tpm2.PCRExtend{
-		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(index), Auth: tpm2.PasswordAuth(nil)},
 		Digests:   tpm2.TPMLDigestValues{Digests: values},
 	}.Execute(t.With(ctx))
 	if err != nil {
-		return fmt.Errorf("extend PCR %d: %w", pcr, err)
+		return fmt.Errorf("extend PCR %d: %w", index, err)
 	}
 	return nil
 }
@@ -149,16 +148,16 @@ func (t *TPM) Extend(ctx context.Context, pcr int, digests map[tpm2.TPMAlgID][]b
 func digestValues(banks []tpm2.TPMAlgID, digests map[tpm2.TPMAlgID][]byte) ([]tpm2.TPMTHA, error) {
 	var values []tpm2.TPMTHA
 	for _, bank := range banks {
-		hash, err := HashOf(bank)
+		hash, err := pcr.Hash(bank)
 		if err != nil {
 			return nil, err
 		}
 		digest, ok := digests[bank]
 		if !ok {
-			return nil, fmt.Errorf("no digest for active bank %s", BankName(bank))
+			return nil, fmt.Errorf("no digest for active bank %s", pcr.BankName(bank))
 		}
 		if len(digest) != hash.Size() {
-			return nil, fmt.Errorf("digest for bank %s is %d bytes, not %d", BankName(bank), len(digest), hash.Size())
+			return nil, fmt.Errorf("digest for bank %s is %d bytes, not %d", pcr.BankName(bank), len(digest), hash.Size())
 		}
 		values = append(values, tpm2.TPMTHA{HashAlg: bank, Digest: digest})
 	}
@@ -171,8 +170,8 @@ func digestValues(banks []tpm2.TPMAlgID, digests map[tpm2.TPMAlgID][]byte) ([]tp
 // Selection selects PCRs of one bank.
 func Selection(bank tpm2.TPMAlgID, pcrs ...int) tpm2.TPMLPCRSelection {
 	indices := make([]uint, len(pcrs))
-	for i, pcr := range pcrs {
-		indices[i] = uint(pcr)
+	for i, index := range pcrs {
+		indices[i] = uint(index)
 	}
 	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 		Hash:      bank,

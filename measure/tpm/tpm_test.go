@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/sealboot/sealboot/measure/pcr"
 	"github.com/sealboot/sealboot/measure/tpm"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
@@ -170,12 +171,12 @@ func TestExtendAndRead(t *testing.T) {
 	if err := tp.Extend(t.Context(), 12, digests); err != nil {
 		t.Fatal(err)
 	}
-	all := make([]int, tpm.NumPCRs)
+	all := make([]int, pcr.Count)
 	for i := range all {
 		all[i] = i
 	}
 	for _, bank := range bothBanks {
-		hash, err := tpm.HashOf(bank)
+		hash, err := pcr.Hash(bank)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,10 +191,10 @@ func TestExtendAndRead(t *testing.T) {
 			t.Errorf("%d PCRs, want %d", len(got), len(all))
 		}
 		if diff := cmp.Diff(h.Sum(nil), got[12]); diff != "" {
-			t.Errorf("PCR 12 of %s (-want +got):\n%s", tpm.BankName(bank), diff)
+			t.Errorf("PCR 12 of %s (-want +got):\n%s", pcr.BankName(bank), diff)
 		}
 		if !bytes.Equal(got[13], make([]byte, hash.Size())) {
-			t.Errorf("PCR 13 of %s is %x", tpm.BankName(bank), got[13])
+			t.Errorf("PCR 13 of %s is %x", pcr.BankName(bank), got[13])
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/sealboot/sealboot/measure/pcr"
 	"github.com/sealboot/sealboot/measure/tpm"
 )
 
@@ -65,7 +66,7 @@ func makeTPM(t testing.TB, opts Options) made {
 	}
 	var banks []string
 	for _, b := range opts.Banks {
-		banks = append(banks, tpm.BankName(b))
+		banks = append(banks, pcr.BankName(b))
 	}
 	out, err := exec.Command("swtpm_setup", "--tpm2", "--tpm-state", state, "--create-ek-cert",
 		"--config", filepath.Join(dir, "setup.conf"), "--pcr-banks", strings.Join(banks, ",")).CombinedOutput()
