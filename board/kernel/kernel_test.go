@@ -1,0 +1,83 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRefused(t *testing.T) {
+	const final = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=64\nCONFIG_D=y\n"
+	for _, tt := range []struct {
+		name, fragment string
+		want           []string
+	}{
+		{"taken", "# words\nCONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=64\n", nil},
+		{"absent counts as off", "# CONFIG_C is not set\n", nil},
+		{"missing", "CONFIG_C=y\n", []string{"CONFIG_C=y"}},
+		{"other value", "CONFIG_N=65\n", []string{"CONFIG_N=65"}},
+		{"still on", "# CONFIG_D is not set\n", []string{"# CONFIG_D is not set"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, refused([]byte(tt.fragment), []byte(final))); diff != "" {
+				t.Errorf("refused (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNameDependsOnInputsOnly(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "source")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(source, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := func(fragment string) string {
+		t.Helper()
+		c := Config{Arch: "x86_64", Source: source, Fragment: []byte(fragment)}
+		n, err := c.name(context.Background())
+		if err != nil {
+			t.Skipf("no compiler: %v", err)
+		}
+		return n
+	}
+	write("one")
+	first := name("# about\nCONFIG_A=y\n")
+	if got := name("CONFIG_A=y"); got != first {
+		t.Errorf("a comment changed the name from %s to %s", first, got)
+	}
+	if got := name("CONFIG_A=y\nCONFIG_B=y\n"); got == first {
+		t.Error("an option did not change the name")
+	}
+	write("two")
+	if got := name("CONFIG_A=y\n"); got == first {
+		t.Error("the source archive did not change the name")
+	}
+}
+
+func TestBuildFailureLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	source := filepath.Join(dir, "source.tar.xz")
+	if err := os.WriteFile(source, []byte("not an archive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cache := filepath.Join(dir, "cache")
+	if k, err := Build(context.Background(), Config{Source: source, Cache: cache}); err == nil {
+		t.Fatalf("Build = %+v from garbage", k)
+	}
+	entries, err := os.ReadDir(cache)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			t.Errorf("left behind: %s", e.Name())
+		}
+	}
+}
