@@ -37,7 +37,7 @@ var ErrNotAgent = errors.New("not an agent certificate of this site")
 
 const (
 	caLife  = 20 * 365 * 24 * time.Hour
-	tlsLife = 2 * 365 * 24 * time.Hour
+	tlsLife = 30 * 24 * time.Hour
 	// backdate is how far before its making a certificate begins to be valid: other clocks lag.
 	backdate = 5 * time.Minute
 )

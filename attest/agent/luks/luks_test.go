@@ -1,0 +1,155 @@
+package luks
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// goodHeader was made by cryptsetup 2.6.1 with the options that the agent uses.
+func goodHeader(t testing.TB) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "luks2.header"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// edit changes the JSON of both copies and repairs their checksums, as an attacker would.
+func edit(head []byte, old, new string) []byte {
+	out := bytes.Clone(head)
+	half := len(out) / 2
+	for _, b := range [][]byte{out[:half], out[half:]} {
+		text, _, _ := bytes.Cut(b[binarySize:], []byte{0})
+		text = bytes.Replace(text, []byte(old), []byte(new), 1)
+		clear(b[binarySize:])
+		copy(b[binarySize:], text)
+		clear(b[448:512])
+		sum := sha256.Sum256(b)
+		copy(b[448:], sum[:])
+	}
+	return out
+}
+
+func TestCheck(t *testing.T) {
+	head := goodHeader(t)
+	if off, err := Check(head); err != nil || off != 16<<20 {
+		t.Fatalf("Check = %d, %v", off, err)
+	}
+	if _, err := Check(edit(head, "x", "x")); err != nil {
+		t.Fatalf("the test's own editing breaks a header: %v", err)
+	}
+	slot := `"area":{"type":"raw","offset":"32768","size":"258048","encryption":"aes-xts-plain64"`
+	for name, e := range map[string][2]string{
+		"null cipher in a key slot": {slot, strings.Replace(slot, Cipher, "cipher_null-ecb", 1)},
+		"null cipher for the data":  {`"iv_tweak":"0","encryption":"aes-xts-plain64"`, `"iv_tweak":"0","encryption":"cipher_null-ecb"`},
+		"linear segment":            {`"type":"crypt"`, `"type":"linear"`},
+		"reencryption":              {`"type":"luks2"`, `"type":"reencrypt"`},
+		"requirements":              {`"config":{`, `"config":{"requirements":{"mandatory":["x"]},`},
+		"short key":                 {`"key_size":64`, `"key_size":32`},
+		"offset inside the header":  {`"offset":"16777216"`, `"offset":"4096"`},
+		"huge offset":               {`"offset":"16777216"`, `"offset":"99999999999999"`},
+		"negative offset":           {`"offset":"16777216"`, `"offset":"-16777216"`},
+		"unknown field":             {`"tokens":{`, `"x":1,"tokens":{`},
+		"cut JSON":                  {`"config"`, "\x00"},
+	} {
+		bad := edit(head, e[0], e[1])
+		if bytes.Equal(bad, edit(head, "x", "x")) {
+			t.Errorf("%s: the edit has no effect", name)
+		}
+		if _, err := Check(bad); !errors.Is(err, ErrHeader) {
+			t.Errorf("%s: %v, want ErrHeader", name, err)
+		}
+	}
+}
+
+func TestCheckNeedsBothCopies(t *testing.T) {
+	head := goodHeader(t)
+	half := len(head) / 2
+	for _, i := range []int{0, 6, 8, 72, 100, 256, 448, binarySize + 3, half, half + 8, half + binarySize + 3} {
+		bad := bytes.Clone(head)
+		bad[i] ^= 1
+		if _, err := Check(bad); !errors.Is(err, ErrHeader) {
+			t.Errorf("byte %d flipped: %v, want ErrHeader", i, err)
+		}
+	}
+	// Each copy intact, but not the same: cryptsetup would take the newer.
+	other := edit(head, `"iterations":1000`, `"iterations":1001`)
+	mixed := append(bytes.Clone(head[:half]), other[half:]...)
+	if _, err := Check(mixed); !errors.Is(err, ErrHeader) {
+		t.Errorf("two different copies: %v, want ErrHeader", err)
+	}
+}
+
+// twoFaced shows another header at the second read.
+type twoFaced struct {
+	first, second []byte
+	reads         int
+}
+
+func (d *twoFaced) ReadAt(p []byte, off int64) (int, error) {
+	d.reads++
+	if d.reads > 2 {
+		return bytes.NewReader(d.second).ReadAt(p, off)
+	}
+	return bytes.NewReader(d.first).ReadAt(p, off)
+}
+
+func TestDetach(t *testing.T) {
+	head := goodHeader(t)
+	disk := make([]byte, 17<<20)
+	copy(disk, head)
+	evil := bytes.Clone(disk)
+	copy(evil, edit(head, Cipher, "cipher_null-ecb"))
+	got, err := Detach(&twoFaced{first: disk, second: evil})
+	if err != nil || len(got) != 16<<20 || !bytes.Equal(got[:len(head)], head) {
+		t.Errorf("the detached header is not the one that was checked (%v)", err)
+	}
+	if _, err := Detach(bytes.NewReader(make([]byte, 1<<20))); !errors.Is(err, ErrNotLUKS) {
+		t.Errorf("blank disk: %v, want ErrNotLUKS", err)
+	}
+	if _, err := Detach(bytes.NewReader(disk[:1<<20])); err == nil {
+		t.Error("a truncated disk was accepted")
+	}
+	if _, err := Detach(bytes.NewReader(nil)); err == nil {
+		t.Error("an empty disk was accepted")
+	}
+}
+
+func TestBlank(t *testing.T) {
+	const size = 20 << 20
+	for name, c := range map[string]struct {
+		at   int
+		want bool
+	}{
+		"zeros": {-1, true}, "first byte": {0, false}, "in front": {8 << 20, false}, "end of front": {16<<20 - 1, false},
+		"last byte": {size - 1, false}, "in the middle": {17 << 20, true},
+	} {
+		disk := make([]byte, size)
+		if c.at >= 0 {
+			disk[c.at] = 1
+		}
+		if got, err := Blank(bytes.NewReader(disk), size); err != nil || got != c.want {
+			t.Errorf("%s: Blank = %v, %v, want %v", name, got, err, c.want)
+		}
+	}
+	if _, err := Blank(bytes.NewReader(nil), 0); err == nil {
+		t.Error("an empty disk is not a disk")
+	}
+}
+
+func FuzzCheck(f *testing.F) {
+	f.Add([]byte("LUKS\xba\xbe\x00\x02"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if off, err := Check(b); err == nil && (off < minOffset || off > maxOffset) {
+			t.Errorf("accepted an offset of %d", off)
+		} else if err != nil && !errors.Is(err, ErrHeader) {
+			t.Errorf("untyped error: %v", err)
+		}
+	})
+}
