@@ -1,0 +1,157 @@
+package keys
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// authorize is the policy PolicyAuthorize(release key, ref), then PolicyCommandCode(code) unless code is 0.
+func authorize(release *ecdsa.PublicKey, ref string, code tpm2.TPMCC) ([]byte, error) {
+	name, err := ReleaseKeyName(release)
+	if err != nil {
+		return nil, err
+	}
+	commands := []tpm2.PolicyCommand{tpm2.PolicyAuthorize{
+		PolicyRef: tpm2.TPM2BDigest{Buffer: []byte(ref)},
+		KeySign:   tpm2.TPM2BName{Buffer: name},
+	}}
+	if code != 0 {
+		commands = append(commands, tpm2.PolicyCommandCode{Code: code})
+	}
+	return digest(commands...)
+}
+
+// digest is the policy digest of a sequence of commands, as the TPM would compute it.
+func digest(commands ...tpm2.PolicyCommand) ([]byte, error) {
+	calc, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
+	if err != nil {
+		return nil, fmt.Errorf("compute policy: %w", err)
+	}
+	for _, c := range commands {
+		if err := c.Update(calc); err != nil {
+			return nil, fmt.Errorf("compute policy: %w", err)
+		}
+	}
+	return calc.Hash().Digest, nil
+}
+
+// PCRs are values of PCRs of one bank.
+type PCRs struct {
+	Bank   tpm2.TPMAlgID
+	Index  []int    // ascending
+	Values [][]byte // one for each of Index
+}
+
+// Selection is the selection of these PCRs, as a TPM of a PC encodes it.
+func (p PCRs) Selection() tpm2.TPMLPCRSelection {
+	index := make([]uint, len(p.Index))
+	for i, n := range p.Index {
+		index[i] = uint(n)
+	}
+	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
+		Hash:      p.Bank,
+		PCRSelect: tpm2.PCClientCompatible.PCRs(index...),
+	}}}
+}
+
+// Digest is SHA-256 of the values, which is what a quote and a SHA-256 policy session hold whatever the bank.
+func (p PCRs) Digest() []byte {
+	h := sha256.New()
+	for _, v := range p.Values {
+		h.Write(v)
+	}
+	return h.Sum(nil)
+}
+
+func (p PCRs) policy() tpm2.PolicyPCR {
+	return tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: p.Digest()}, Pcrs: p.Selection()}
+}
+
+// Credential is a secret that only one TPM can open, for one AK.
+type Credential struct {
+	AKName, EKName []byte
+	Blob           []byte // contents of TPM2B_ID_OBJECT
+	Secret         []byte // contents of TPM2B_ENCRYPTED_SECRET
+}
+
+// Command is the TPM2_ActivateCredential that opens the credential, to be completed with handles.
+func (c *Credential) Command() tpm2.ActivateCredential {
+	return tpm2.ActivateCredential{
+		ActivateHandle: tpm2.NamedHandle{Name: tpm2.TPM2BName{Buffer: c.AKName}},
+		KeyHandle:      tpm2.NamedHandle{Name: tpm2.TPM2BName{Buffer: c.EKName}},
+		CredentialBlob: tpm2.TPM2BIDObject{Buffer: c.Blob},
+		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: c.Secret},
+	}
+}
+
+// CPHash binds an approval to this very credential.
+func (c *Credential) CPHash() ([]byte, error) {
+	h, err := tpm2.CPHash[tpm2.ActivateCredentialResponse](tpm2.TPMAlgSHA256, c.Command())
+	if err != nil {
+		return nil, fmt.Errorf("compute cpHash of ActivateCredential: %w", err)
+	}
+	return h.Buffer, nil
+}
+
+// MakeCredential encrypts secret (at most 32 bytes) so that only the TPM with this EK can open it, and only while it
+// holds the key with this Name.
+func MakeCredential(ek *tpm2.TPMTPublic, akName, secret []byte) (*Credential, error) {
+	key, err := tpm2.ImportEncapsulationKey(ek)
+	if err != nil {
+		return nil, fmt.Errorf("make credential: %w", err)
+	}
+	ekName, err := Name(ek)
+	if err != nil {
+		return nil, fmt.Errorf("make credential: %w", err)
+	}
+	blob, enc, err := tpm2.CreateCredential(rand.Reader, key, akName, secret)
+	if err != nil {
+		return nil, fmt.Errorf("make credential: %w", err)
+	}
+	return &Credential{AKName: akName, EKName: ekName, Blob: blob, Secret: enc}, nil
+}
+
+// ReleasePolicy is what "release/v1" approves: these PCR values, and this credential.
+func ReleasePolicy(p PCRs, c *Credential) ([]byte, error) {
+	h, err := c.CPHash()
+	if err != nil {
+		return nil, err
+	}
+	return digest(p.policy(), tpm2.PolicyCPHash{CPHashA: tpm2.TPM2BDigest{Buffer: h}})
+}
+
+// AgentPolicy is what "agent-key/v1" approves: these PCR values.
+func AgentPolicy(p PCRs) ([]byte, error) { return digest(p.policy()) }
+
+// ApprovalDigest is what the release key signs: SHA-256(approved policy || reference).
+func ApprovalDigest(policy []byte, ref string) []byte {
+	sum := sha256.Sum256(append(append([]byte{}, policy...), ref...))
+	return sum[:]
+}
+
+// Approve signs a policy with the release key and returns a TPMT_SIGNATURE.
+func Approve(release crypto.Signer, policy []byte, ref string) ([]byte, error) {
+	der, err := release.Sign(rand.Reader, ApprovalDigest(policy, ref), crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign approval %q with the release key: %w", ref, err)
+	}
+	var sig struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(der, &sig); err != nil || len(rest) != 0 || sig.R.BitLen() > 256 || sig.S.BitLen() > 256 {
+		return nil, fmt.Errorf("sign approval %q: the release key made no ECDSA P-256 signature", ref)
+	}
+	return tpm2.Marshal(tpm2.TPMTSignature{
+		SigAlg: tpm2.TPMAlgECDSA,
+		Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA, &tpm2.TPMSSignatureECC{
+			Hash:       tpm2.TPMAlgSHA256,
+			SignatureR: tpm2.TPM2BECCParameter{Buffer: sig.R.FillBytes(make([]byte, 32))},
+			SignatureS: tpm2.TPM2BECCParameter{Buffer: sig.S.FillBytes(make([]byte, 32))},
+		}),
+	}), nil
+}
