@@ -1,0 +1,271 @@
+package fetch
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// markEvery is how many bytes of a partial a power cut may cost, beyond those in flight.
+const markEvery = 8 << 20
+
+// maxMarks bounds the size of a marks file that is read, in bytes.
+const maxMarks = 4 << 20
+
+// Cache keeps blobs in a directory, for the next boot. Three names belong to a
+// blob, all made from its digest:
+//
+//	sha256-HEX        the complete blob
+//	sha256-HEX.part   its first bytes
+//	sha256-HEX.marks  lines "OFFSET SHA256-OF-THE-BYTES-BEFORE-IT"
+//
+// A mark is written after the bytes before it were synced. A partial is
+// hashed again when it is used, and trusted up to the last mark that agrees:
+// that finds what a power cut left unwritten. What somebody changed on purpose is
+// found by the blob's digest, and then costs a new download.
+//
+// A nil *Cache keeps nothing.
+type Cache struct {
+	dir *os.Root
+
+	mu   sync.Mutex
+	busy map[string]bool // names that a transfer is using
+}
+
+// OpenCache uses the directory dir, which must exist and have no other use:
+// the oldest files in it are removed when there is no room.
+func OpenCache(dir string) (*Cache, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the download cache: %w", err)
+	}
+	return &Cache{dir: root, busy: make(map[string]bool)}, nil
+}
+
+// Close releases the directory.
+func (c *Cache) Close() error {
+	if c == nil {
+		return nil
+	}
+	return c.dir.Close()
+}
+
+func cacheName(b Blob) string { return "sha256-" + b.Digest.Encoded() }
+
+// load fills p with what the cache has of it. Only ctx makes it fail.
+func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
+	if c == nil {
+		return nil
+	}
+	name := cacheName(p.blob)
+	if err := c.replay(ctx, p, name, nil); err == nil && p.complete() && p.verify() {
+		return nil
+	} else if ctx.Err() != nil {
+		return context.Cause(ctx)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		warn(fmt.Errorf("download cache: dropping %s: %w", name, errors.Join(ErrDigest, err)))
+		warnIf(warn, c.dir.Remove(name))
+	}
+	p.reset()
+	marks, err := c.marks(name)
+	if err == nil {
+		err = c.replay(ctx, p, name+".part", marks)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		warn(fmt.Errorf("download cache: %s.part: %w", name, err))
+	}
+	return context.Cause(ctx)
+}
+
+type mark struct {
+	offset int64
+	sum    []byte // nil: not known
+}
+
+// marks reads the marks of a partial; the first line that makes no sense ends
+// them. A mark takes back the earlier ones that are not before it.
+func (c *Cache) marks(name string) ([]mark, error) {
+	f, err := c.dir.Open(name + ".marks")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	marks := []mark{}
+	s := bufio.NewScanner(io.LimitReader(f, maxMarks))
+	for s.Scan() {
+		offset, sum, _ := strings.Cut(s.Text(), " ")
+		n, err := strconv.ParseInt(offset, 10, 64)
+		raw, err2 := hex.DecodeString(sum)
+		if err != nil || err2 != nil || n <= 0 || len(raw) != sha256.Size {
+			break
+		}
+		for len(marks) > 0 && marks[len(marks)-1].offset >= n {
+			marks = marks[:len(marks)-1]
+		}
+		marks = append(marks, mark{n, raw})
+	}
+	return marks, nil
+}
+
+// replay copies a cached file into p while hashing it: up to the last of marks
+// that agrees, or without marks to its end.
+func (c *Cache) replay(ctx context.Context, p *partial, name string, marks []mark) error {
+	f, err := c.dir.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if marks == nil {
+		marks = []mark{{offset: p.blob.Size}}
+	}
+	h, buf := sha256.New(), make([]byte, bufSize)
+	var pos int64
+	for _, m := range marks {
+		for pos < m.offset && m.offset <= p.blob.Size && ctx.Err() == nil {
+			n, err := f.Read(buf[:min(int64(len(buf)), m.offset-pos)])
+			if n == 0 && err != nil {
+				return cut(err)
+			}
+			h.Write(buf[:n])
+			if _, err := p.file.WriteAt(buf[:n], pos); err != nil {
+				return err
+			}
+			pos += int64(n)
+		}
+		if pos != m.offset || m.sum != nil && !bytes.Equal(h.Sum(nil), m.sum) {
+			return nil
+		}
+		if err := p.adopt(pos, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adopt makes the first n bytes of the file, hashed by h, the received ones.
+func (p *partial) adopt(n int64, h hash.Hash) error {
+	clone, err := h.(hash.Cloner).Clone()
+	if err != nil {
+		return err
+	}
+	p.plan = newPlan(n, p.blob.Size)
+	p.hash, p.hashed = clone, n
+	p.senders = []int{fromCache}
+	return nil
+}
+
+// drop forgets everything about b.
+func (c *Cache) drop(b Blob, warn func(error)) {
+	if c == nil {
+		return
+	}
+	for _, suffix := range []string{"", ".part", ".marks"} {
+		warnIf(warn, c.dir.Remove(cacheName(b)+suffix))
+	}
+}
+
+// finish turns the partial of a verified blob into the complete file.
+func (c *Cache) finish(p *partial, warn func(error)) {
+	if c == nil {
+		return
+	}
+	name := cacheName(p.blob)
+	st, err := c.dir.Stat(name + ".part")
+	if err != nil || st.Size() != p.blob.Size {
+		return // it could not be kept, or has been complete before
+	}
+	// Its bytes were synced when the writer was closed.
+	if err := c.dir.Rename(name+".part", name); err != nil {
+		warnIf(warn, err)
+		return
+	}
+	warnIf(warn, c.dir.Remove(name+".marks"))
+	warnIf(warn, c.sync())
+}
+
+// sync makes names durable.
+func (c *Cache) sync() error {
+	d, err := c.dir.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func warnIf(warn func(error), err error) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		warn(fmt.Errorf("download cache: %w", err))
+	}
+}
+
+// makeRoom removes the oldest files until need bytes are free.
+func (c *Cache) makeRoom(need int64) error {
+	for {
+		free, err := c.free()
+		if err != nil {
+			return err
+		}
+		if free >= need {
+			return nil
+		}
+		oldest, err := c.oldest()
+		if err != nil {
+			return err
+		}
+		if oldest == "" {
+			return fmt.Errorf("no room: %.1f MiB needed, %.1f MiB free", mib(need), mib(free))
+		}
+		if err := c.dir.Remove(oldest); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Cache) free() (int64, error) {
+	d, err := c.dir.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return 0, os.NewSyscallError("statfs", err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// oldest is the name of the least recently written file that no transfer uses.
+func (c *Cache) oldest() (string, error) {
+	entries, err := fs.ReadDir(c.dir.FS(), ".")
+	if err != nil {
+		return "", err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var name string
+	var when int64
+	for _, e := range entries {
+		base, _, _ := strings.Cut(e.Name(), ".")
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || !strings.HasPrefix(base, "sha256-") || c.busy[base] {
+			continue
+		}
+		if t := info.ModTime().UnixNano(); name == "" || t < when {
+			name, when = e.Name(), t
+		}
+	}
+	return name, nil
+}

@@ -1,0 +1,200 @@
+package fetch_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sealboot/sealboot/boot/fetch"
+	fp "github.com/sealboot/sealboot/boot/fetch/faultproxy"
+)
+
+const mib = 1 << 20
+
+// content is n bytes that look random and are the same in each run.
+func content(n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(b)
+	return b
+}
+
+func blobOf(b []byte) fetch.Blob {
+	return fetch.Blob{Digest: digest.FromBytes(b), Size: int64(len(b))}
+}
+
+func serve(b []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+	})
+}
+
+// setup builds a fetcher of one mirror for each proxy, named a, b, c.
+func setup(t *testing.T, opt fetch.Options, proxies ...*fp.Proxy) *fetch.Fetcher {
+	t.Helper()
+	net := &fp.Network{}
+	client := net.Client()
+	for i, p := range proxies {
+		host := string(rune('a' + i))
+		net.Handle(host, p)
+		opt.Mirrors = append(opt.Mirrors, fetch.HTTP{
+			Name: host, Client: client,
+			URL: func(b fetch.Blob) string { return "http://" + host + "/" + b.Digest.Encoded() },
+		})
+	}
+	opt.Room = func() (int64, error) { return 1 << 40, nil }
+	f, err := fetch.New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		client.CloseIdleConnections()
+		net.Close()
+	})
+	return f
+}
+
+func read(t *testing.T, f *os.File) []byte {
+	t.Helper()
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestFaults has one server misbehave in one way, for ever or a few times.
+func TestFaults(t *testing.T) {
+	const size = 10 * mib
+	want := content(size)
+	other := content(size + 1)[1:]
+	tests := []struct {
+		name   string
+		pick   func(*http.Request, int) fp.Fault
+		err    error // nil: the blob arrives
+		resent int64 // most that may be sent beyond the blob
+	}{
+		{name: "none"},
+		{name: "cut at 10%", pick: fp.First(nil, fp.Cut(size/10)), resent: 0},
+		{name: "cut three times", pick: fp.First(fp.Cut(size/10), fp.Cut(size/10), fp.Cut(size/10)), resent: 0},
+		{name: "cut often", pick: func(_ *http.Request, n int) fp.Fault { return fp.Cut(300_000) }, resent: 0},
+		{name: "cut before the first byte, for ever", pick: fp.Always(fp.Cut(0)), err: io.ErrUnexpectedEOF},
+		{name: "stall once", pick: fp.First(fp.Stall(mib)), resent: 0},
+		{name: "stall for ever", pick: fp.Always(fp.Stall(0)), err: fetch.ErrStalled},
+		{name: "a byte a second", pick: fp.Always(fp.Throttle(1, time.Second)), err: fetch.ErrStalled, resent: 0},
+		{name: "truncated once", pick: fp.First(fp.Truncate(mib)), resent: 0},
+		{name: "truncated for ever", pick: fp.Always(fp.Truncate(0)), err: io.ErrUnexpectedEOF},
+		{name: "short Content-Length", pick: fp.Always(fp.ContentLength(100)), err: fetch.ErrProtocol, resent: 0},
+		{name: "long Content-Length", pick: fp.Always(fp.ContentLength(2 * size)), err: fetch.ErrProtocol, resent: 1 << 62},
+		{name: "Content-Range of another part", pick: fp.Always(fp.ContentRange("bytes 1-4194304/10485760")), err: fetch.ErrProtocol, resent: 1 << 62},
+		{name: "Content-Range of another size", pick: fp.Always(fp.ContentRange("bytes 0-4194303/10485761")), err: fetch.ErrProtocol, resent: 1 << 62},
+		{name: "Content-Range without a size", pick: fp.Always(fp.ContentRange("bytes 0-4194303/*")), err: fetch.ErrProtocol, resent: 1 << 62},
+		{name: "no ranges", pick: fp.Always(fp.IgnoreRange)},
+		{name: "no ranges after a cut", pick: fp.First(fp.Cut(mib), fp.IgnoreRange), resent: mib},
+		{name: "no ranges and cuts for ever", pick: func(*http.Request, int) fp.Fault {
+			return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				r.Header.Del("Range")
+				fp.Cut(mib)(w, r, next)
+			}
+		}, err: fetch.ErrNoRange, resent: 3 * mib},
+		{name: "416 for ever", pick: fp.Always(fp.Status(416, "")), err: fetch.ErrNoRange},
+		{name: "416 after a part", pick: fp.First(nil, fp.Status(416, "")), resent: 4 * mib},
+		{name: "429 with Retry-After", pick: fp.First(fp.Status(429, "7"), fp.Status(503, "11"))},
+		{name: "429 for ever", pick: fp.Always(fp.Status(429, "7")), err: &fetch.StatusError{}},
+		{name: "404", pick: fp.Always(fp.Status(404, "")), err: &fetch.StatusError{}},
+		{name: "500 twice", pick: fp.First(fp.Status(500, ""), nil, fp.Status(500, ""))},
+		{name: "redirect loop", pick: fp.Always(fp.RedirectLoop), err: errors.New("stopped after 10 redirects")},
+		{name: "endless", pick: fp.Always(fp.Endless), err: fetch.ErrDigest, resent: mib},
+		{name: "changed from the middle on", pick: fp.Always(fp.Corrupt(0)), err: fetch.ErrDigest},
+		{name: "another blob of that size", pick: fp.Always(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+			serve(other).ServeHTTP(w, r)
+		}), err: fetch.ErrDigest},
+		{name: "compressed", pick: fp.Always(fp.Header(func(code int, h http.Header) int {
+			h.Set("Content-Encoding", "gzip")
+			return code
+		})), err: fetch.ErrProtocol, resent: 1 << 62},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &fp.Proxy{Next: serve(want), Pick: tt.pick}
+				f := setup(t, fetch.Options{}, p)
+				ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+				defer cancel()
+				start := time.Now()
+				file, err := f.Blob(ctx, blobOf(want))
+				t.Logf("%d requests, %d bytes, %v", p.Requests(), p.Sent(), time.Since(start))
+				checkError(t, err, tt.err)
+				if err == nil && !bytes.Equal(read(t, file), want) {
+					t.Error("success with wrong content")
+				}
+				if resent := p.Sent() - size; resent > tt.resent {
+					t.Errorf("%d bytes were sent twice, want at most %d", resent, tt.resent)
+				}
+			})
+		})
+	}
+}
+
+func checkError(t *testing.T, got, want error) {
+	t.Helper()
+	var status *fetch.StatusError
+	var wantStatus *fetch.StatusError
+	switch {
+	case want == nil && got == nil, want != nil && errors.Is(got, want):
+	case errors.As(want, &wantStatus) && errors.As(got, &status):
+	case want != nil && got != nil && bytes.Contains([]byte(got.Error()), []byte(want.Error())):
+	default:
+		t.Errorf("error is %v, want %v", got, want)
+	}
+}
+
+// TestMirrors has several servers, the first of them bad.
+func TestMirrors(t *testing.T) {
+	const size = 10 * mib
+	want := content(size)
+	bad := map[string]func(*http.Request, int) fp.Fault{
+		"dead":       fp.Always(fp.Status(404, "")),
+		"busy":       fp.Always(fp.Status(503, "100")),
+		"silent":     fp.Always(fp.Stall(0)),
+		"malformed":  fp.Always(fp.ContentRange("bytes ?")),
+		"wrong":      fp.Always(fp.Corrupt(0)),
+		"half wrong": fp.First(nil, fp.Corrupt(mib), fp.Corrupt(0), fp.Corrupt(0)),
+		"mixed": fp.First(fp.Corrupt(0), fp.Cut(mib), fp.Status(503, "30"), // then the good one sends the rest
+			fp.Corrupt(0), fp.Corrupt(0), fp.Corrupt(0)),
+		"loop": fp.Always(fp.RedirectLoop),
+	}
+	for name, pick := range bad {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				first := &fp.Proxy{Next: serve(want), Pick: pick}
+				second := &fp.Proxy{Next: serve(want)}
+				f := setup(t, fetch.Options{}, first, second)
+				file, err := f.Blob(t.Context(), blobOf(want))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(read(t, file), want) {
+					t.Error("success with wrong content")
+				}
+				t.Logf("first sent %d, second %d", first.Sent(), second.Sent())
+				if second.Sent() > size {
+					t.Errorf("the good mirror sent %d bytes of %d", second.Sent(), size)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,172 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"os"
+	"slices"
+	"sync"
+)
+
+// fromCache stands for the cache in the list of a partial's senders.
+const fromCache = -1
+
+// bufSize is how much is received, written and hashed at a time, in bytes. One
+// write of that size, aligned, lets tmpfs use large pages.
+const bufSize = 1 << 20
+
+// queued is how many chunks the hash may lag before it reads the file instead.
+const queued = 2
+
+var bufPool = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
+
+// partial is a blob on its way into memory.
+type partial struct {
+	blob     Blob
+	file     *os.File
+	plan     *plan
+	verified bool
+
+	hash   hash.Hash // of the first hashed bytes
+	hashed int64
+	fresh  chan chunk
+
+	mu      sync.Mutex
+	senders []int // mirrors that sent bytes of it, or fromCache
+}
+
+func newPartial(m *memory, b Blob) (*partial, error) {
+	file, err := m.file(b.Digest.Encoded()[:16], b.Size)
+	if err != nil {
+		return nil, fmt.Errorf("allocating %d bytes: %w", b.Size, err)
+	}
+	p := &partial{blob: b, file: file}
+	p.reset()
+	return p, nil
+}
+
+// reset forgets what was received. The file keeps its pages: they are about
+// to be overwritten.
+func (p *partial) reset() {
+	p.plan = newPlan(0, p.blob.Size)
+	p.hash = sha256.New()
+	p.hashed = 0
+	p.fresh = make(chan chunk, queued)
+	p.senders = nil
+}
+
+// have is the number of bytes received, wherever in the blob they are.
+func (p *partial) have() int64 { return p.plan.have() }
+
+func (p *partial) sentBy(mirror int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(p.senders, mirror) {
+		p.senders = append(p.senders, mirror)
+	}
+}
+
+// onlyFrom reports whether no other mirror than this one has sent anything.
+func (p *partial) onlyFrom(mirror int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !slices.ContainsFunc(p.senders, func(s int) bool { return s != mirror && s != fromCache })
+}
+
+// chunk is a buffer that has just been written to the file.
+type chunk struct {
+	pos int64
+	buf *[]byte // from bufPool
+	n   int
+}
+
+// offer hands a chunk to the hash, which then need not read it back from the
+// file. It reports whether the hash took it, and gives the buffer back to the
+// pool one day; if the hash is busy, it will read the file.
+func (p *partial) offer(c chunk) bool {
+	select {
+	case p.fresh <- c:
+		return true
+	default:
+		return false
+	}
+}
+
+// follow hashes the growing prefix until it is the whole blob.
+func (p *partial) follow(ctx context.Context, keep *cacheWriter) error {
+	for p.hashed < p.blob.Size {
+		select {
+		case c := <-p.fresh:
+			if err := p.takeChunk(c, keep); err != nil {
+				return err
+			}
+			continue
+		default:
+		}
+		if avail := p.plan.prefix(); p.hashed < avail {
+			if err := p.readBack(min(avail, p.hashed+bufSize), keep); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case c := <-p.fresh:
+			if err := p.takeChunk(c, keep); err != nil {
+				return err
+			}
+		case <-p.plan.kick:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// takeChunk hashes c if it is the next, and drops it otherwise: it is in the file.
+func (p *partial) takeChunk(c chunk, keep *cacheWriter) error {
+	if c.pos == p.hashed {
+		p.update((*c.buf)[:c.n], keep)
+	}
+	bufPool.Put(c.buf)
+	return nil
+}
+
+// readBack hashes the file's bytes up to end.
+func (p *partial) readBack(end int64, keep *cacheWriter) error {
+	buf := bufPool.Get().(*[]byte)
+	defer bufPool.Put(buf)
+	n, err := p.file.ReadAt((*buf)[:end-p.hashed], p.hashed)
+	if err != nil {
+		return fmt.Errorf("reading back: %w", err)
+	}
+	p.update((*buf)[:n], keep)
+	return nil
+}
+
+func (p *partial) update(b []byte, keep *cacheWriter) {
+	p.hash.Write(b)
+	p.hashed += int64(len(b))
+	keep.write(b, p.hash)
+}
+
+// complete reports whether every byte has been received and hashed.
+func (p *partial) complete() bool { return p.hashed == p.blob.Size }
+
+// verify compares the digest of a complete partial.
+func (p *partial) verify() bool {
+	want, err := hex.DecodeString(p.blob.Digest.Encoded())
+	p.verified = err == nil && p.complete() && bytes.Equal(p.hash.Sum(nil), want)
+	return p.verified
+}
+
+// publish gives the file of a verified partial away, read-only.
+func (p *partial) publish() (*os.File, error) {
+	if !p.verified {
+		return nil, fmt.Errorf("%w: not verified", ErrDigest)
+	}
+	return readOnly(p.file)
+}

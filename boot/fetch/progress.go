@@ -1,0 +1,96 @@
+package fetch
+
+import (
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	progressEvery = 100 * time.Millisecond
+	rateWindow    = 3 * time.Second // over about which the rate is averaged
+)
+
+// Progress is the state of everything that a Fetcher was asked for so far.
+type Progress struct {
+	Done, Total int64   // bytes; Total grows when more blobs are asked for
+	Rate        float64 // bytes/s of late; 0 is not known
+}
+
+// Left estimates the time to the end; 0 is not known.
+func (p Progress) Left() time.Duration {
+	if p.Rate <= 0 {
+		return 0
+	}
+	return time.Duration(float64(p.Total-p.Done) / p.Rate * float64(time.Second))
+}
+
+// meter adds up what transfers report. A nil meter reports to nobody.
+type meter struct {
+	report func(Progress)
+
+	mu       sync.Mutex
+	now      Progress
+	expected map[digest.Digest]bool
+	since    time.Time // start of the current sample
+	sample   int64     // bytes in it
+}
+
+func newMeter(report func(Progress)) *meter {
+	if report == nil {
+		return nil
+	}
+	return &meter{report: report, expected: make(map[digest.Digest]bool)}
+}
+
+// expect adds b to the total, once.
+func (m *meter) expect(b Blob) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.expected[b.Digest] {
+		m.expected[b.Digest] = true
+		m.now.Total += b.Size
+	}
+}
+
+// add counts n bytes, which is negative when a partial was dropped.
+func (m *meter) add(n int64) {
+	if m == nil || n == 0 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now.Done += n
+	now := time.Now()
+	if m.since.IsZero() {
+		m.since = now
+	}
+	m.sample += max(n, 0)
+	d := now.Sub(m.since)
+	if d < progressEvery {
+		return
+	}
+	rate := float64(m.sample) / d.Seconds()
+	if m.now.Rate == 0 {
+		m.now.Rate = rate
+	} else {
+		weight := min(1, d.Seconds()/rateWindow.Seconds())
+		m.now.Rate += (rate - m.now.Rate) * weight
+	}
+	m.since, m.sample = now, 0
+	m.report(m.now)
+}
+
+// flush reports the state as it is.
+func (m *meter) flush() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.report(m.now)
+}
