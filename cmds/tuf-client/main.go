@@ -32,7 +32,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stderr); err != nil {
+	if err := run(ctx, os.Args[1:], date, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "tuf-client:", err)
 		os.Exit(1)
 	}
@@ -43,10 +43,11 @@ type options struct {
 	metadataDir, metadataURL string
 	targetDir, targetURL     string
 	targets                  []string
+	clock                    func(context.Context) (time.Time, error)
 }
 
-func run(ctx context.Context, args []string, stderr io.Writer) error {
-	var o options
+func run(ctx context.Context, args []string, clock func(context.Context) (time.Time, error), stderr io.Writer) error {
+	o := options{clock: clock}
 	fs := flag.NewFlagSet("tuf-client", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.metadataDir, "metadata-dir", "", "keep trusted metadata in this `folder`")
@@ -97,7 +98,7 @@ func (o options) refresh(ctx context.Context, cache *store.Store) (*tuf.Client, 
 	if err != nil {
 		return nil, fmt.Errorf("load the trusted root (run init first): %w", err)
 	}
-	now, err := date(ctx)
+	now, err := o.clock(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -12,9 +13,13 @@ import (
 )
 
 // path is where a target goes: always the same file for the same name, always
-// in the folder itself.
+// in the folder itself, and never hidden.
 func (o options) path(name string) string {
-	return filepath.Join(o.targetDir, "target-"+tuf.Escape(name))
+	file := tuf.Escape(name)
+	if strings.HasPrefix(file, ".") {
+		file = "%2E" + file[1:]
+	}
+	return filepath.Join(o.targetDir, file)
 }
 
 // isThere says whether an earlier download is what is wanted.
@@ -42,7 +47,7 @@ func place(f *os.File, path string) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	tmp := path + ".new"
+	tmp := filepath.Join(filepath.Dir(path), ".new") // no target has this name
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
