@@ -63,6 +63,25 @@ func (r RoleState) below(role string, floor RoleState) error {
 	return nil
 }
 
+// Raised returns floor lifted to s: a version of the same keys never falls, one
+// of other keys begins anew.
+func (s State) Raised(floor State) State {
+	if s.RootVersion < floor.RootVersion {
+		s.RootVersion, s.RootSHA256 = floor.RootVersion, floor.RootSHA256
+	}
+	s.Timestamp = s.Timestamp.raised(floor.Timestamp)
+	s.Snapshot = s.Snapshot.raised(floor.Snapshot)
+	s.Targets = s.Targets.raised(floor.Targets)
+	return s
+}
+
+func (r RoleState) raised(floor RoleState) RoleState {
+	if r.Version == 0 || r.Keys == floor.Keys && r.Version < floor.Version {
+		return floor
+	}
+	return r
+}
+
 func (c *Client) checkFloor(ctx context.Context, t *trust) error {
 	if c.cfg.Floor == nil {
 		return nil
@@ -153,7 +172,7 @@ func (c *Client) Provenance(t *Target) (event.Record, error) {
 		return event.Record{}, err
 	}
 	number := func(v int64) string { return strconv.FormatInt(v, 10) }
-	return event.Record{
+	r := event.Record{
 		Type:   event.TypeProvenance,
 		Name:   "tuf",
 		SHA256: fmt.Sprintf("%x", s.RootSHA256),
@@ -166,5 +185,9 @@ func (c *Client) Provenance(t *Target) (event.Record, error) {
 			"role":        t.Role,
 			"roleVersion": number(t.RoleVersion),
 		},
-	}, nil
+	}
+	if _, err := r.Marshal(); err != nil {
+		return event.Record{}, fmt.Errorf("tuf: provenance of %s: %w", quote(t.Name), err)
+	}
+	return r, nil
 }
