@@ -191,7 +191,8 @@ func TestMirrors(t *testing.T) {
 					t.Error("success with wrong content")
 				}
 				t.Logf("first sent %d, second %d", first.Sent(), second.Sent())
-				if second.Sent() > size {
+				// Bytes whose sender is not known can not be verified nor blamed.
+				if most := int64(map[bool]int{false: size, true: 2 * size}[name == "mixed"]); second.Sent() > most {
 					t.Errorf("the good mirror sent %d bytes of %d", second.Sent(), size)
 				}
 			})

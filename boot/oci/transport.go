@@ -1,0 +1,112 @@
+package oci
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
+)
+
+// Connection says how registries are reached. Its zero value is HTTPS with
+// the system's authorities, no credentials and no proxy.
+type Connection struct {
+	PlainHTTP bool   // no TLS: contents are still verified, names of tags and credentials are not protected
+	CA        []byte // PEM authorities, in place of the system's
+	Cert, Key []byte // PEM client certificate and key
+
+	// DockerConfig holds credentials in the form of Docker's config.json.
+	// Credential helpers in it are not run.
+	DockerConfig []byte
+	// Credential is asked if DockerConfig is empty; nil is anonymous.
+	Credential auth.CredentialFunc
+
+	Proxy *url.URL // HTTP proxy for every request
+	// Now is the time that certificates are judged by; nil is the system clock.
+	Now func() time.Time
+	// Dial replaces the TCP dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+const (
+	dialTimeout   = 15 * time.Second
+	headerTimeout = 60 * time.Second
+)
+
+// client builds an authenticated client. It does no I/O.
+func (c Connection) client() (*auth.Client, error) {
+	transport, err := c.transport()
+	if err != nil {
+		return nil, err
+	}
+	credential := c.Credential
+	if len(c.DockerConfig) > 0 {
+		store, err := credentials.NewMemoryStoreFromDockerConfig(c.DockerConfig)
+		if err != nil {
+			// The decoder's error may quote the secret.
+			return nil, errors.New("registry credentials: not a docker config.json")
+		}
+		credential = credentials.Credential(store)
+	}
+	return &auth.Client{
+		Client:     &http.Client{Transport: transport, CheckRedirect: checkRedirect},
+		Header:     http.Header{"User-Agent": {"sealboot"}},
+		Credential: credential,
+		Cache:      auth.NewCache(),
+	}, nil
+}
+
+func (c Connection) transport() (*http.Transport, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, Time: c.Now}
+	if len(c.CA) > 0 {
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(c.CA) {
+			return nil, errors.New("registry CA: no certificate in it")
+		}
+	}
+	if len(c.Cert) > 0 || len(c.Key) > 0 {
+		pair, err := tls.X509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			return nil, fmt.Errorf("registry client certificate: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	dial := c.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	t := &http.Transport{
+		DialContext:            dial,
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  headerTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    8,
+		IdleConnTimeout:        time.Minute,
+		Protocols:              new(http.Protocols),
+	}
+	if c.Proxy != nil {
+		t.Proxy = http.ProxyURL(c.Proxy)
+	}
+	// One connection shared by all streams would undo what several are for.
+	t.Protocols.SetHTTP1(true)
+	return t, nil
+}
+
+// checkRedirect follows as net/http does, but never from HTTPS to HTTP.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("stopped after 10 redirects")
+	}
+	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
+		return fmt.Errorf("refusing the redirect from https to %s", req.URL.Scheme)
+	}
+	return nil
+}
