@@ -2,9 +2,9 @@
 // be dead, wrong or set by a thief.
 //
 // It keeps a lower bound: a moment that has certainly passed. The bound starts
-// at the highest of the build time, the time floor in the TPM and a real-time
-// clock that looks sane, and moves forward by times that somebody trusted has
-// signed. It moves back in one case only: a signed time corrects a real-time
+// at the higher of the build time and a real-time clock that looks sane, and
+// moves forward to the time floor in the TPM and by times that somebody trusted
+// has signed. It moves back in one case only: a signed time corrects a real-time
 // clock that was ahead. TLS and TUF are given this clock; the system's own is
 // never asked again after [New], so nothing else can step it.
 //
@@ -71,7 +71,6 @@ var ErrUntrusted = errors.New("nobody trusted has signed the time")
 type Options struct {
 	Policy Policy    // empty means Prefer
 	Built  time.Time // when the loader was built; zero when unknown
-	Floor  time.Time // the time floor in the TPM; zero when there is none
 	// Ticks is the time since some fixed moment and never goes back; nil
 	// means since New was called.
 	Ticks func() time.Duration
@@ -119,10 +118,6 @@ func New(o Options) *Clock {
 		c.state = State{Lower: base, Source: SourceBuild}
 	}
 	c.most = base.Add(Horizon)
-	// The floor is in the TPM, but a thief can write there too: it is clamped.
-	if o.Floor.After(base) && !o.Floor.After(c.most) {
-		c.state = State{Lower: o.Floor.UTC(), Source: SourceFloor}
-	}
 	c.firm = c.state.Lower
 	switch {
 	case o.RTC.IsZero():
@@ -137,6 +132,24 @@ func New(o Options) *Clock {
 		c.state = State{Lower: o.RTC.UTC().Round(0), Source: SourceRTC}
 	}
 	return c
+}
+
+// Floor tells the clock the time floor in the TPM. What is beyond the horizon
+// was written by a thief, who could do so with a medium of his own, and is
+// ignored.
+func (c *Clock) Floor(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.After(c.most) {
+		return
+	}
+	c.firm = later(c.firm, t.UTC().Round(0))
+	if t.After(c.now()) {
+		if c.state.Source == SourceRTC {
+			c.rtc = "behind"
+		}
+		c.set(t, SourceFloor)
+	}
 }
 
 // Now returns the time for checks of certificates and metadata.

@@ -44,7 +44,8 @@ func TestStart(t *testing.T) {
 		{"floor beyond the horizon", built, built.Add(16 * year), time.Time{}, built, clock.SourceBuild, "absent"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			k, _ := frozen(clock.Options{Built: c.built, Floor: c.floor, RTC: c.rtc})
+			k, _ := frozen(clock.Options{Built: c.built, RTC: c.rtc})
+			k.Floor(c.floor)
 			want := clock.State{Lower: c.want, Source: c.source}
 			if d := cmp.Diff(want, k.State()); d != "" {
 				t.Errorf("State (-want +got):\n%s", d)
@@ -87,7 +88,8 @@ func TestSigned(t *testing.T) {
 		{name: "not below metadata", rtc: built.Add(9 * year), metadata: built.Add(3 * day), signed: built.Add(day), want: built.Add(3 * day), source: clock.SourceAttestd, ahead: 9*year - day},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			k, _ := frozen(clock.Options{Built: built, Floor: c.floor, RTC: c.rtc, Policy: clock.Require})
+			k, _ := frozen(clock.Options{Built: built, RTC: c.rtc, Policy: clock.Require})
+			k.Floor(c.floor)
 			if err := k.Check(); !errors.Is(err, clock.ErrUntrusted) {
 				t.Errorf("Check before = %v; want ErrUntrusted", err)
 			}

@@ -106,7 +106,7 @@ func (b *Boot) end(ctx context.Context, cause error) (Outcome, error) {
 		// Whoever has the shell must not pass for a loader that booted.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tpmTimeout)
 		defer cancel()
-		if err := b.Measurer.Extend(ctx, b.PCRImage, event.Record{Type: event.TypeShell}); err != nil {
+		if err := b.Measurer.Abandon(ctx, b.PCRImage, event.Record{Type: event.TypeShell}); err != nil {
 			err = fmt.Errorf("extend the shell marker: %w", err)
 			b.Reporter.Fail(&Failure{StageMeasure, err}, "reboot, since a shell must be measured")
 			return Reboot, errors.Join(cause, err)

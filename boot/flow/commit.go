@@ -128,7 +128,7 @@ func (b *Boot) abandon(ctx context.Context, s Stage, err error) (Outcome, error)
 	f := b.fail(ctx, s, err, "reset, since an image was measured")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tpmTimeout)
 	defer cancel()
-	if err := b.Measurer.Extend(ctx, b.PCRImage, event.Record{Type: event.TypeFailed, Name: string(f.Stage)}); err != nil {
+	if err := b.Measurer.Abandon(ctx, b.PCRImage, event.Record{Type: event.TypeFailed, Name: string(f.Stage)}); err != nil {
 		// The reset clears the PCRs all the same.
 		return Reboot, errors.Join(f, fmt.Errorf("extend the failed marker: %w", err))
 	}

@@ -70,6 +70,9 @@ func (m measurer) Extend(_ context.Context, pcr int, r event.Record) error {
 	}
 	return err
 }
+func (m measurer) Abandon(_ context.Context, pcr int, r event.Record) error {
+	return m.w.did("%s", strings.TrimSpace(fmt.Sprintf("extend %d %s %s", pcr, r.Type, r.Name)))
+}
 func (m measurer) Log() []byte { return []byte(strings.Join(m.w.log, "\n")) }
 func (m measurer) LogWith(pcr int, r event.Record) ([]byte, error) {
 	return []byte(strings.Join(append(slices.Clone(m.w.log), fmt.Sprintf("extend %d %s", pcr, r.Type)), "\n")), nil

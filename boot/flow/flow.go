@@ -136,6 +136,8 @@ type Measurer interface {
 	Ready(ctx context.Context) error
 	// Extend measures rec into all active banks, or fails.
 	Extend(ctx context.Context, pcr int, rec event.Record) error
+	// Abandon spoils a PCR for good, also after Extend has failed.
+	Abandon(ctx context.Context, pcr int, rec event.Record) error
 	// Log is the event log so far; LogWith as it will be after one more.
 	Log() []byte
 	LogWith(pcr int, rec event.Record) ([]byte, error)
