@@ -58,6 +58,9 @@ func (c *Client) exchange(ctx context.Context, phase wire.Phase, logs Logs) (_ *
 	if err != nil {
 		return nil, err
 	}
+	// A TPM need only have room for three objects, and the activation brings its own.
+	x.agent.flush()
+	x.agent = nil
 	m4, err := c.post(ctx, wire.PathEvidence, m3, evidenceDeadline)
 	if err != nil {
 		return nil, fmt.Errorf("send evidence: %w", err)
