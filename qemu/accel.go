@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/sealboot/sealboot/qemu/child"
 )
 
 // Accel is how a guest's processor runs.
@@ -100,22 +102,22 @@ func runProbe(ctx context.Context, accel Accel) error {
 	if err := os.WriteFile(image, disk, 0o600); err != nil {
 		return fmt.Errorf("qemu: writing the probe's disk: %w", err)
 	}
-	p, err := start(exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+	p, err := child.Start(exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", accel.option(), "-cpu", accel.cpu(), "-m", "32", "-no-reboot",
 		"-drive", "if=none,id=probe,format=raw,readonly=on,file="+image, "-device", "ide-hd,drive=probe,bootindex=0",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=4"))
 	if err != nil {
-		return err
+		return fmt.Errorf("qemu: %w", err)
 	}
-	defer p.kill()
+	defer p.Kill()
 	select {
-	case <-p.done:
+	case <-p.Done():
 	case <-ctx.Done():
 		return fmt.Errorf("qemu: a guest on %s did not end: %w", accel, ctx.Err())
 	}
 	var exit *exec.ExitError
-	if errors.As(p.err, &exit) && exit.ExitCode() == probeStatus {
+	if errors.As(p.Err(), &exit) && exit.ExitCode() == probeStatus {
 		return nil
 	}
-	return fmt.Errorf("qemu: a guest on %s did not run: %w", accel, p.err)
+	return fmt.Errorf("qemu: a guest on %s did not run: %w", accel, p.Err())
 }

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/sealboot/sealboot/qemu/child"
 )
 
 // TPMOptions are the properties that a TPM is manufactured with.
@@ -89,7 +91,7 @@ func writeSetupConfig(dir, ca string) (string, error) {
 
 // startTPM runs the TPM with its state in dir. The returned end of its control
 // channel goes to QEMU; the TPM ends when that closes.
-func startTPM(dir string) (*proc, *os.File, error) {
+func startTPM(dir string) (*child.Process, *os.File, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("qemu: TPM directory: %w", err)
@@ -102,10 +104,10 @@ func startTPM(dir string) (*proc, *os.File, error) {
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
 		"--ctrl", "type=unixio,clientfd=3", "--terminate", "--log", "level=1,file="+filepath.Join(dir, "swtpm.log"))
 	cmd.ExtraFiles = []*os.File{theirs}
-	p, err := start(cmd)
+	p, err := child.Start(cmd)
 	if err != nil {
 		ours.Close()
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("qemu: the TPM (package swtpm): %w", err)
 	}
 	return p, ours, nil
 }

@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"sync"
 	"time"
+
+	"github.com/sealboot/sealboot/qemu/child"
 )
 
 // VM is a running machine. Its methods may be called from several goroutines.
@@ -23,8 +25,8 @@ type VM struct {
 	log     *os.File
 	input   io.WriteCloser
 	serial  net.Conn
-	qemu    *proc
-	tpm     *proc // nil without a TPM
+	qemu    *child.Process
+	tpm     *child.Process // nil without a TPM
 	qmp     *qmp
 	diag    bytes.Buffer // QEMU's stderr; read it after the process is gone
 
@@ -141,8 +143,10 @@ func (vm *VM) launch(c *Config, vars string) error {
 	if vm.input, err = cmd.StdinPipe(); err != nil {
 		return fmt.Errorf("qemu: console: %w", err)
 	}
-	vm.qemu, err = start(cmd)
-	return err
+	if vm.qemu, err = child.Start(cmd); err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	return nil
 }
 
 // event keeps what QEMU says about the machine's fate.
@@ -163,9 +167,9 @@ func (vm *VM) event(name, reason string) {
 // watch ends the machine with its context, and cleans up when it has ended.
 func (vm *VM) watch(ctx context.Context) {
 	select {
-	case <-vm.qemu.done:
+	case <-vm.qemu.Done():
 	case <-ctx.Done():
-		vm.qemu.kill()
+		vm.qemu.Kill()
 	}
 	vm.release()
 	vm.mu.Lock()
@@ -182,15 +186,15 @@ var panicLine = regexp.MustCompile(`Kernel panic - not syncing: ([^\r\n]*)`)
 // depend on each other.
 func (vm *VM) release() {
 	if vm.qemu != nil {
-		vm.qemu.kill()
+		vm.qemu.Kill()
 		vm.input.Close()
 	}
 	if vm.tpm != nil {
 		select { // it ends by itself when QEMU has gone, its state written
-		case <-vm.tpm.done:
+		case <-vm.tpm.Done():
 		case <-time.After(5 * time.Second):
 		}
-		vm.tpm.kill()
+		vm.tpm.Kill()
 	}
 	if vm.qmp != nil {
 		vm.qmp.conn.Close()
@@ -206,7 +210,7 @@ func (vm *VM) release() {
 func (vm *VM) Accel() Accel { return vm.accel }
 
 // PID returns the process number of QEMU, for measuring it.
-func (vm *VM) PID() int { return vm.qemu.cmd.Process.Pid }
+func (vm *VM) PID() int { return vm.qemu.PID() }
 
 // Serial is the machine's second serial port, /dev/ttyS1 in the guest.
 func (vm *VM) Serial() net.Conn { return vm.serial }
@@ -248,8 +252,8 @@ func (vm *VM) Wait(ctx context.Context, within time.Duration) (Exit, error) {
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
-	if vm.qemu.err != nil && !vm.stop {
-		return vm.exit, fmt.Errorf("qemu: %w: %s", vm.qemu.err, lastLine(vm.diag.String()))
+	if vm.qemu.Err() != nil && !vm.stop {
+		return vm.exit, fmt.Errorf("qemu: %w: %s", vm.qemu.Err(), lastLine(vm.diag.String()))
 	}
 	return vm.exit, nil
 }
@@ -276,7 +280,7 @@ func (vm *VM) Stop() {
 		case <-ctx.Done():
 		}
 	}
-	vm.qemu.kill()
+	vm.qemu.Kill()
 	<-vm.ended
 }
 

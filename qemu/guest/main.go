@@ -1,41 +1,166 @@
-// Command guest is the uinit of the harness's own tests: it prints what a VM
-// offers to a loader, does what its command line asks for, and powers off.
+// Command guest is the uinit of the harness's own tests. It prints what a
+// machine offers to a loader, does what the option guest.do= of the kernel's
+// command line asks for, and powers off.
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 func main() {
 	fmt.Println("guest: hello")
-	if err := run(); err != nil {
+	exit, err := run()
+	if err != nil {
 		fmt.Printf("guest: failed: %v\n", err)
 	}
+	if exit {
+		return
+	}
 	fmt.Println("guest: bye")
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		fmt.Printf("guest: power off: %v\n", err)
+	}
 }
 
-func run() error {
-	b, err := os.ReadFile("/proc/cmdline")
+// run does the work; exit means that the program should end as a crashed
+// uinit would.
+func run() (exit bool, err error) {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return false, err
+	}
+	fmt.Printf("guest: cmdline %s\n", strings.TrimSpace(string(cmdline)))
+	if err := facts(); err != nil {
+		return false, err
+	}
+	switch option(string(cmdline), "guest.do") {
+	case "exit":
+		return true, nil
+	case "reset":
+		return false, unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	case "kexec":
+		return false, kexec()
+	case "net":
+		return false, dial(option(string(cmdline), "guest.dial"))
+	case "echo":
+		return false, echo()
+	case "wait":
+		time.Sleep(time.Hour)
+	}
+	return false, nil
+}
+
+func option(cmdline, name string) string {
+	for _, word := range strings.Fields(cmdline) {
+		if value, ok := strings.CutPrefix(word, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func facts() error {
+	log, err := os.ReadFile("/sys/kernel/security/tpm0/binary_bios_measurements")
 	if err != nil {
 		return err
 	}
-	fmt.Printf("guest: cmdline %s\n", strings.TrimSpace(string(b)))
-	b, err = os.ReadFile("/sys/kernel/security/tpm0/binary_bios_measurements")
-	if err != nil {
-		return err
-	}
-	fmt.Printf("guest: event log %d bytes\n", len(b))
-	for _, p := range []string{"4", "11", "12"} {
-		b, err := os.ReadFile("/sys/class/tpm/tpm0/pcr-sha256/" + p)
+	fmt.Printf("guest: event log %d bytes\n", len(log))
+	for _, pcr := range []string{"0", "4", "11", "12"} {
+		value, err := os.ReadFile("/sys/class/tpm/tpm0/pcr-sha256/" + pcr)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("guest: pcr %s %s\n", p, strings.TrimSpace(string(b)))
+		fmt.Printf("guest: pcr %s %s\n", pcr, strings.TrimSpace(string(value)))
+	}
+	now, err := os.ReadFile("/sys/class/rtc/rtc0/date")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("guest: date %s\n", strings.TrimSpace(string(now)))
+	for _, name := range []string{"opt/sealboot/test", "opt/sealboot/absent"} {
+		value, err := os.ReadFile("/sys/firmware/qemu_fw_cfg/by_name/" + name + "/raw")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		fmt.Printf("guest: fw_cfg %s %q\n", name, value)
 	}
 	return nil
+}
+
+// dial fetches one line from a TCP server.
+func dial(addr string) error {
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	ip, err := netlink.ParseAddr("10.0.2.15/24")
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(link, ip); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("tcp", addr, 30*time.Second)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	line, err := io.ReadAll(io.LimitReader(conn, 100))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("guest: got %q\n", line)
+	return nil
+}
+
+// echo returns one line on the second serial port.
+func echo() error {
+	port, err := os.OpenFile("/dev/ttyS1", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer port.Close()
+	fmt.Println("guest: listening")
+	line := make([]byte, 4)
+	if _, err := io.ReadFull(port, line); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(port, "<%s>", line)
+	return err
+}
+
+// kexec starts KERNEL with INITRD from the first partition of the second disk.
+func kexec() error {
+	if err := unix.Mount("/dev/vdb1", "/tmp", "vfat", unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mounting /dev/vdb1: %w", err)
+	}
+	kernel, err := os.Open("/tmp/KERNEL")
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	initrd, err := os.Open("/tmp/INITRD")
+	if err != nil {
+		return err
+	}
+	defer initrd.Close()
+	begin := time.Now()
+	if err := unix.KexecFileLoad(int(kernel.Fd()), int(initrd.Fd()), "console=ttyS0,115200 panic=10 guest.second", 0); err != nil {
+		return fmt.Errorf("kexec_file_load: %w", err)
+	}
+	fmt.Printf("guest: loaded in %v\n", time.Since(begin).Round(time.Millisecond))
+	return unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC)
 }

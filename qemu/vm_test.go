@@ -1,0 +1,240 @@
+//go:build vm
+
+package qemu_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/board"
+	"github.com/sealboot/sealboot/board/kernel"
+	"github.com/sealboot/sealboot/initramfs"
+	"github.com/sealboot/sealboot/initramfs/esp"
+	"github.com/sealboot/sealboot/qemu"
+)
+
+var guestOptions = initramfs.Options{Source: "..", Commands: []string{"./qemu/guest"}, Uinit: "guest"}
+
+// machine returns a machine that boots the guest by UKI with the command line,
+// and has a TPM of its own.
+func machine(t *testing.T, cmdline string) qemu.Config {
+	t.Helper()
+	dir := t.TempDir()
+	options := board.Options{Initramfs: guestOptions, Out: dir, Cmdline: "console=ttyS0,115200 panic=1 " + cmdline}
+	loader, err := board.QEMU().Build(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpm := filepath.Join(dir, "tpm")
+	if err := qemu.CreateTPM(t.Context(), tpm, qemu.TPMOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return qemu.Config{Dir: filepath.Join(dir, "vm"), Boot: loader.ESPPath(), TPM: tpm, NoReboot: true}
+}
+
+func start(t *testing.T, c qemu.Config) *qemu.VM {
+	t.Helper()
+	vm, err := qemu.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		vm.Stop()
+		if t.Failed() {
+			t.Logf("console:\n%s", vm.Output())
+		}
+	})
+	return vm
+}
+
+func expect(t *testing.T, vm *qemu.VM, re string) []string {
+	t.Helper()
+	m, err := vm.Expect(t.Context(), re, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func wait(t *testing.T, vm *qemu.VM, want qemu.Exit) {
+	t.Helper()
+	got, err := vm.Wait(t.Context(), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("exit %+v, want %+v", got, want)
+	}
+}
+
+const zeroPCR = "0000000000000000000000000000000000000000000000000000000000000000"
+
+func TestFirmwareMeasuresTheLoader(t *testing.T) {
+	c := machine(t, "")
+	c.RTC = time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	c.FWCfg = map[string]string{"opt/sealboot/test": filepath.Join(t.TempDir(), "value")}
+	if err := os.WriteFile(c.FWCfg["opt/sealboot/test"], []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vm := start(t, c)
+	expect(t, vm, `guest: event log [1-9]\d{3} bytes`)
+	pcr := map[string]string{}
+	for _, n := range []string{"0", "4", "11", "12"} {
+		pcr[n] = expect(t, vm, `guest: pcr `+n+` ([0-9A-F]{64})`)[1]
+	}
+	expect(t, vm, `guest: date 2001-02-03`)
+	expect(t, vm, `guest: fw_cfg opt/sealboot/test "hello"`)
+	expect(t, vm, `guest: fw_cfg opt/sealboot/absent ""`)
+	wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
+	for _, n := range []string{"0", "4", "11"} {
+		if pcr[n] == zeroPCR {
+			t.Errorf("PCR %s is zero: nothing measured", n)
+		}
+	}
+	if pcr["12"] != zeroPCR {
+		t.Errorf("PCR 12 is %s before the loader has measured anything", pcr["12"])
+	}
+
+	// The same machine again: its firmware variables persist, PCRs start anew.
+	c.FWCfg, c.RTC = nil, time.Time{}
+	again := start(t, c)
+	for _, n := range []string{"0", "4", "11"} {
+		if got := expect(t, again, `guest: pcr `+n+` ([0-9A-F]{64})`)[1]; got != pcr[n] {
+			t.Errorf("PCR %s is %s in the second boot, was %s", n, got, pcr[n])
+		}
+	}
+	wait(t, again, qemu.Exit{Reason: "guest-shutdown"})
+}
+
+// TestEndOfUinit shows that a loader whose program ends resets: there is no shell
+// to fall into.
+func TestEndOfUinit(t *testing.T) {
+	vm := start(t, machine(t, "guest.do=exit"))
+	exit, err := vm.Wait(t.Context(), 20*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exit.Reason != "guest-reset" || !strings.HasPrefix(exit.Panic, "Attempted to kill init!") {
+		t.Errorf("exit %+v, want a panic and a reset", exit)
+	}
+}
+
+func TestReset(t *testing.T) {
+	c := machine(t, "guest.do=reset")
+	c.NoReboot = false
+	vm := start(t, c)
+	expect(t, vm, `guest: hello`)
+	expect(t, vm, `guest: hello`)
+	select {
+	case <-vm.Resets():
+	default:
+		t.Error("the reset was not reported")
+	}
+}
+
+func TestNetworkReachesLoopback(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(conn, "from the host")
+			conn.Close()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	for _, tt := range []struct {
+		name     string
+		isolated bool
+		want     string
+	}{
+		{"open", false, `guest: got "from the host"`},
+		{"isolated", true, `guest: failed: dial tcp`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := machine(t, "guest.do=net guest.dial=10.0.2.2:"+port)
+			c.Isolated = tt.isolated
+			expect(t, start(t, c), regexp.QuoteMeta(tt.want))
+		})
+	}
+}
+
+func TestSecondSerialPort(t *testing.T) {
+	vm := start(t, machine(t, "guest.do=echo"))
+	expect(t, vm, `guest: listening`)
+	if _, err := vm.Serial().Write([]byte("abcd\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = vm.Serial().SetReadDeadline(time.Now().Add(vm.Accel().Deadline(5 * time.Second)))
+	got := make([]byte, 64)
+	var text string
+	for !strings.Contains(text, "<abcd>") {
+		n, err := vm.Serial().Read(got)
+		if err != nil {
+			t.Fatalf("after %q: %v", text, err)
+		}
+		text += string(got[:n])
+	}
+}
+
+// TestKexec starts a second kernel and finds the firmware's event log whole and
+// the PCRs unchanged there.
+func TestKexec(t *testing.T) {
+	config, err := board.QEMU().Kernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := kernel.Build(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(k.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	initrd, err := initramfs.Build(t.Context(), guestOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "disk.img")
+	if err := esp.Create(disk, map[string][]byte{"KERNEL": image, "INITRD": initrd}); err != nil {
+		t.Fatal(err)
+	}
+	c := machine(t, "guest.do=kexec")
+	c.Disks = []qemu.Disk{{Path: disk, ReadOnly: true}}
+	vm := start(t, c)
+	size := expect(t, vm, `guest: event log (\d+) bytes`)[1]
+	pcr4 := expect(t, vm, `guest: pcr 4 (\w+)`)[1]
+	expect(t, vm, `guest: loaded in`)
+	expect(t, vm, `guest: cmdline .*guest.second`)
+	expect(t, vm, `guest: event log `+size+` bytes`)
+	expect(t, vm, `guest: pcr 4 `+pcr4)
+	wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
+}
+
+// TestStop pulls the plug of a machine that waits, and finds nothing left.
+func TestStop(t *testing.T) {
+	vm := start(t, machine(t, "guest.do=wait"))
+	expect(t, vm, `guest: hello`)
+	pid := vm.PID()
+	vm.Stop()
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !os.IsNotExist(err) {
+		t.Errorf("process %d is still there: %v", pid, err)
+	}
+	if _, err := vm.Expect(context.Background(), "never", time.Second); err == nil {
+		t.Error("Expect found something on the console of a stopped machine")
+	}
+}
