@@ -68,6 +68,9 @@ func (s *Site) check() error {
 	if s.Clock == "off" && !s.Lab {
 		p.addf("clock", `"off" is for the lab: want "lab": true beside it`)
 	}
+	if s.Console.JSON != "" && !device.MatchString(s.Console.JSON) {
+		p.addf("console.json", "want a device such as /dev/ttyS1, found %q", shorten(s.Console.JSON))
+	}
 	if s.BuildTime != "" {
 		if _, err := s.Built(); err != nil {
 			p.addf("buildTime", "%v", err)
@@ -175,6 +178,7 @@ func (s *Site) checkSource(p *problems, at string, src *Source) {
 }
 
 var (
+	device     = regexp.MustCompile(`^/dev/[A-Za-z0-9]+$`)
 	platform   = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
 	ref        = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 	mirror     = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*$`)

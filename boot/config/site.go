@@ -65,6 +65,8 @@ type Site struct {
 	End string `json:"end,omitempty"`
 	// Shell says that the initramfs has a shell. End may then be "shell".
 	Shell bool `json:"shell,omitempty"`
+	// Console says how the boot is shown.
+	Console Console `json:"console,omitzero"`
 	// Lab permits what no machine in the field may have: a host config from
 	// QEMU, clock "off", and an attestd without TLS.
 	Lab bool `json:"lab,omitempty"`
@@ -75,6 +77,15 @@ type Site struct {
 type Attestd struct {
 	URL string `json:"url"`
 	CA  string `json:"ca,omitempty"` // PEM
+}
+
+// A Console is where a boot is shown, beside the kernel's console.
+type Console struct {
+	// Lines shows progress as lines, not as a bar that is redrawn: for
+	// consoles that are recorded.
+	Lines bool `json:"lines,omitempty"`
+	// JSON is a device, such as /dev/ttyS1, that gets one JSON object a line.
+	JSON string `json:"json,omitempty"`
 }
 
 // PCRs are the numbers of the two registers that the loader extends.
