@@ -46,7 +46,7 @@ func ParseAgent(cert *x509.Certificate) (Identity, error) {
 
 // ParseAgentPEM is ParseAgent for the file of the handover.
 func ParseAgentPEM(text []byte) (*x509.Certificate, Identity, error) {
-	cert, err := parseOne(text)
+	cert, err := Parse(text)
 	if err != nil {
 		return nil, Identity{}, fmt.Errorf("read agent certificate: %w", err)
 	}

@@ -36,14 +36,16 @@ var OIDDecision = asn1.ObjectIdentifier{2, 25, 1487325123, 1}
 var ErrNotAgent = errors.New("not an agent certificate of this site")
 
 const (
-	caLife  = 20 * 365 * 24 * time.Hour
-	tlsLife = 30 * 24 * time.Hour
+	caLife = 20 * 365 * 24 * time.Hour
 	// backdate is how far before its making a certificate begins to be valid: other clocks lag.
 	backdate = 5 * time.Minute
 )
 
-// AgentLife is how long an agent certificate is valid; agents renew at half of it.
-const AgentLife = 24 * time.Hour
+// Lives of certificates. Agents renew theirs at half of it, attestd its own.
+const (
+	AgentLife  = 24 * time.Hour
+	ServerLife = 30 * 24 * time.Hour
+)
 
 // CA issues certificates. It is safe for concurrent use if its signer is.
 type CA struct {
@@ -76,7 +78,7 @@ func Create(site string, signer crypto.Signer, now func() time.Time) (*CA, []byt
 
 // Open loads an authority from its certificate and key, which must belong together.
 func Open(site string, certPEM []byte, signer crypto.Signer, now func() time.Time) (*CA, error) {
-	cert, err := parseOne(certPEM)
+	cert, err := Parse(certPEM)
 	if err != nil {
 		return nil, fmt.Errorf("open the CA of site %q: %w", site, err)
 	}
@@ -102,7 +104,7 @@ func (c *CA) Server(pub crypto.PublicKey, names []string) ([]byte, error) {
 	t := c.now()
 	tmpl := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: c.site + " attestd"},
-		NotBefore: t.Add(-backdate), NotAfter: t.Add(tlsLife),
+		NotBefore: t.Add(-backdate), NotAfter: t.Add(ServerLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, n := range names {
@@ -165,7 +167,8 @@ func encode(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func parseOne(text []byte) (*x509.Certificate, error) {
+// Parse reads one certificate from PEM.
+func Parse(text []byte) (*x509.Certificate, error) {
 	b, _ := pem.Decode(text)
 	if b == nil || b.Type != "CERTIFICATE" {
 		return nil, errors.New("no PEM certificate")

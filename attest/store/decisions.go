@@ -17,7 +17,7 @@ type Decision struct {
 	Device  string    // ID of the device, or "" when it is not known
 	Expires time.Time // when the challenge would have expired by itself
 	Allow   bool      //
-	Ack     string    // hash of the acknowledgement that proves the device read the answer; "" for a denial
+	Ack     string    // hash of the acknowledgement that proves the device read the answer; "" where none is expected
 	Status  Status    // what to show for the device
 	Event   Event     // the audit record
 	Effects Effects   // what Confirm commits
@@ -40,8 +40,8 @@ const keepDecision = time.Hour
 // Decide claims the challenge and writes the audit record in one transaction. Only after it returned
 // nil may an answer leave the server. It returns [ErrClaimed] when the challenge was used before.
 func (s *Store) Decide(ctx context.Context, d Decision) error {
-	if d.Cookie == "" || d.ID == "" || d.Allow != (d.Ack != "") {
-		return errors.New("store: a decision needs a cookie and an id, and a release an acknowledgement")
+	if d.Cookie == "" || d.ID == "" || (d.Ack != "" && !d.Allow) {
+		return errors.New("store: a decision needs a cookie and an id, and a denial is never acknowledged")
 	}
 	effects, err := json.Marshal(d.Effects)
 	if err != nil {

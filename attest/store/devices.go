@@ -48,6 +48,7 @@ type Status struct {
 	Stage    string    `json:"stage,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
 	Image    string    `json:"image,omitempty"`
+	Version  int64     `json:"version,omitempty"` // of the image
 	Decision string    `json:"decision,omitempty"`
 }
 

@@ -59,8 +59,8 @@ type Site struct {
 	Settings
 	Dir        string
 	CA         *ca.CA
-	ServerKey  crypto.Signer
-	ReleaseKey crypto.Signer
+	ServerKey  crypto.Signer // ECDSA P-256
+	ReleaseKey crypto.Signer // ECDSA P-256
 	CookieKey  wire.CookieKey
 	SealKey    []byte
 	EKRoots    *x509.CertPool // nil when endorsement is by hash
@@ -276,6 +276,12 @@ func (s *Site) loadSecrets() error {
 	s.EKRoots, err = parseRoots(s.Endorsement, roots)
 	return err
 }
+
+// ServerPublic is the key that devices check messages with.
+func (s *Site) ServerPublic() *ecdsa.PublicKey { return s.ServerKey.Public().(*ecdsa.PublicKey) }
+
+// ReleasePublic is the key that devices' TPMs check approvals with.
+func (s *Site) ReleasePublic() *ecdsa.PublicKey { return s.ReleaseKey.Public().(*ecdsa.PublicKey) }
 
 func (s *Site) path(name string) string { return filepath.Join(s.Dir, name) }
 

@@ -1,0 +1,244 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/sealboot/sealboot/attest/result"
+	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/verify"
+	"github.com/sealboot/sealboot/attest/wire"
+)
+
+// waitForTurn is how long evidence waits while others are judged; then the device is asked to come back.
+const waitForTurn = 10 * time.Second
+
+// decision is one M3 on its way to M4.
+type decision struct {
+	id      string
+	verdict *verify.Verdict
+	found   finding
+	device  store.Device
+	answer  []byte // M4
+	ack     []byte // what M5 must carry
+}
+
+// evidence answers M3 with M4. The order is: judge, make the answer in memory, then claim the challenge
+// and write the audit record in one transaction, and only then answer.
+func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]byte, error) {
+	d, err := s.judge(ctx, m3)
+	if err != nil {
+		return nil, err
+	}
+	if d.verdict.Claim == nil {
+		return nil, denial(http.StatusForbidden, d)
+	}
+	if d.device, err = s.Store.Device(ctx, d.verdict.Claimed.ID()); err != nil {
+		// A challenge is given to known devices only, so it was removed meanwhile.
+		return nil, refuse(http.StatusForbidden, wire.CodeDevice, "", err)
+	}
+	if err := s.addRules(ctx, d); err != nil {
+		return nil, err
+	}
+	if d.verdict.Allowed() {
+		if err := s.release(d); err != nil {
+			return nil, err
+		}
+	}
+	err = s.Store.Decide(ctx, s.record(d, r.RemoteAddr))
+	if errors.Is(err, store.ErrClaimed) {
+		return nil, refuse(http.StatusConflict, wire.CodeReplayed, "this challenge was answered before; ask for a new one", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.afterDecide()
+	s.count(d)
+	if !d.verdict.Allowed() {
+		return nil, denial(http.StatusForbidden, d)
+	}
+	return d.answer, nil
+}
+
+// judge waits for its turn and has the evidence verified and appraised.
+func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
+	wait, cancel := context.WithTimeout(ctx, waitForTurn)
+	defer cancel()
+	select {
+	case s.work <- struct{}{}:
+		defer func() { <-s.work }()
+	case <-wait.Done():
+		s.metrics.busy.Add(1)
+		return nil, refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "", errors.New("too much evidence at once"))
+	}
+	set, err := s.appraisers.get(ctx, s.Store)
+	if err != nil {
+		return nil, err
+	}
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return nil, err
+	}
+	d := &decision{id: hex.EncodeToString(id)}
+	start := time.Now()
+	d.verdict = s.verifier().Judge(s.Now(), m3, func(v *verify.Verified) []wire.Reason {
+		d.found = set.appraise(v)
+		return d.found.reasons
+	})
+	s.metrics.judging.Add(int64(time.Since(start)))
+	s.metrics.judged.Add(1)
+	return d, nil
+}
+
+// addRules applies what only the server knows: the device's state, which keys it has proven, and what it
+// ran before.
+func (s *Server) addRules(ctx context.Context, d *decision) error {
+	if reason := notAdmitted(d.device); reason != "" {
+		d.verdict.Deny(wire.Reason{Code: wire.CodeDevice, Detail: reason})
+	}
+	v := d.verdict.Verified
+	if v == nil {
+		return nil
+	}
+	if v.Device.Phase == wire.PhaseRenew {
+		// A renewal has no activation that would prove EK and AK to be in one TPM. An earlier boot did.
+		if hex.EncodeToString(v.AKName) != d.device.AKName || hex.EncodeToString(v.AgentName) != d.device.AgentName {
+			d.verdict.Deny(wire.Reason{Code: wire.CodeAK, Detail: "these keys were not proven by an acknowledged boot of this device; reboot it"})
+		}
+		return nil
+	}
+	seen, err := s.Store.Versions(ctx, d.device.ID)
+	if err != nil {
+		return err
+	}
+	if healthy := seen[versionHealthy]; d.found.version < healthy {
+		d.verdict.Deny(wire.Reason{Code: wire.CodeRollback, Event: "image " + d.found.image,
+			Expected: fmt.Sprintf("version %d or newer", healthy), Found: fmt.Sprintf("version %d", d.found.version),
+			Detail: "this device was healthy with a newer image"})
+	}
+	return nil
+}
+
+// release makes M4, in memory.
+func (s *Server) release(d *decision) error {
+	v := d.verdict.Verified
+	cert, err := s.Site.CA.Agent(v.AgentKey, d.device.ID, d.id)
+	if err != nil {
+		return err
+	}
+	grant := verify.Grant{Decision: d.id, ReleaseKey: s.Site.ReleaseKey, ServerKey: s.Site.ServerKey, AgentCertificate: cert}
+	if v.Device.Phase == wire.PhaseBoot {
+		if grant.Secrets, err = s.secrets(d, cert); err != nil {
+			return err
+		}
+		defer grant.Secrets.Wipe()
+	}
+	d.answer, d.ack, err = verify.NewRelease(d.verdict, grant)
+	return err
+}
+
+func (s *Server) secrets(d *decision, cert []byte) (*wire.Secrets, error) {
+	serverKey, err := wire.FormatKey(s.Site.ServerPublic())
+	if err != nil {
+		return nil, err
+	}
+	res, err := result.Sign(s.Site.ServerKey, result.Result{
+		Issuer: s.Site.Name, Device: d.device.ID, Decision: d.id, IssuedAt: s.Now().Unix(), Tier: d.device.Tier,
+		Image: d.found.image, Version: d.found.version, FirstBoot: d.device.MayFormat, URL: s.Site.URL, ServerKey: serverKey,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Secrets{
+		Version: wire.Version, SealKey: append([]byte(nil), s.Site.SealKey...), FirstBoot: d.device.MayFormat,
+		AgentCertificate: cert, SiteCA: s.Site.CA.PEM(), AttestationResult: res,
+	}, nil
+}
+
+// record is what the store keeps of the decision.
+func (s *Server) record(d *decision, remote string) store.Decision {
+	status := store.Status{Time: s.Now(), Phase: string(d.verdict.Claimed.Phase), Image: d.found.image, Version: d.found.version}
+	event := store.Event{Phase: status.Phase, Detail: map[string]string{"remote": remote, "loader": wire.Clean(d.verdict.Claimed.Loader)}}
+	if d.found.image != "" {
+		event.Detail["image"] = d.found.image
+	}
+	out := store.Decision{
+		Cookie: hex.EncodeToString(d.verdict.Claim[:]), ID: d.id, Device: d.device.ID, Expires: d.verdict.Expires,
+		Allow: d.verdict.Allowed(),
+	}
+	if v := d.verdict.Verified; v != nil {
+		event.Detail["transcript"] = hex.EncodeToString(v.Transcript[:])
+	}
+	if out.Allow {
+		if v := d.verdict.Verified; v.Device.Phase == wire.PhaseBoot {
+			out.Ack = ackHash(d.ack)
+			out.Effects = store.Effects{Status: status, Versions: d.found.versions}
+			out.Effects.AKName, out.Effects.AgentName = hex.EncodeToString(v.AKName), hex.EncodeToString(v.AgentName)
+		}
+	} else {
+		status.Stage, status.Reason = string(d.verdict.Reasons[0].Code), reasonText(d.verdict.Reasons)
+		event.Stage, event.Reason = status.Stage, status.Reason
+	}
+	out.Status, out.Event = status, event
+	return out
+}
+
+// reasonText is all reasons on a few lines, of bounded length.
+func reasonText(reasons []wire.Reason) string {
+	text := ""
+	for i, r := range reasons[:min(len(reasons), wire.MaxReasons)] {
+		if i > 0 {
+			text += "; "
+		}
+		text += wire.Clean(r.String())
+	}
+	return text
+}
+
+// ackHash is what is stored of the expected M5: enough to recognise it, useless to make one.
+func ackHash(mac []byte) string {
+	sum := sha256.Sum256(append([]byte("sealboot/ack-hash/v1\x00"), mac...))
+	return hex.EncodeToString(sum[:])
+}
+
+func denial(status int, d *decision) *failure {
+	id := ""
+	if d.verdict.Claim != nil {
+		id = d.id
+	}
+	return &failure{status: status, code: d.verdict.Reasons[0].Code, decision: id, reasons: d.verdict.Reasons,
+		cause: errors.New(reasonText(d.verdict.Reasons))}
+}
+
+func (s *Server) count(d *decision) {
+	verdict, code := "deny", wire.Code("none")
+	if d.verdict.Allowed() {
+		verdict = "allow"
+	} else {
+		code = d.verdict.Reasons[0].Code
+	}
+	s.metrics.decisions.add(fmt.Sprintf("phase=%q,verdict=%q,code=%q", d.verdict.Claimed.Phase, verdict, code))
+}
+
+// ack takes M5 and commits what the device has now proven.
+func (s *Server) ack(ctx context.Context, _ *http.Request, body []byte) ([]byte, error) {
+	var m wire.Ack
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return nil, malformed(err)
+	}
+	err := s.Store.Confirm(ctx, m.Decision, ackHash(m.MAC))
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrAck) {
+		return nil, refuse(http.StatusForbidden, wire.CodeCookie, "", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.metrics.acks.Add(1)
+	return []byte("{}"), nil
+}

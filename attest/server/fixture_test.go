@@ -1,0 +1,259 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/attest/device"
+	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/verify"
+	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/measure"
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
+)
+
+// lab is a site with a running attestd.
+type lab struct {
+	t      *testing.T
+	dir    string
+	url    string
+	site   *site.Site
+	store  *store.Store
+	server *Server
+	admin  string
+	stop   func() // ends attestd as SIGTERM does
+}
+
+// newLab creates a site and starts attestd for it. Any image is admitted, under the name of its kernel.
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	devices := listen(t, "127.0.0.1:0")
+	dir := filepath.Join(t.TempDir(), "site")
+	url := "https://" + devices.Addr().String()
+	set := site.Settings{Name: "lab", URL: url, Endorsement: site.EndorsedByHash}
+	if err := site.Init(dir, set, nil, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{t: t, dir: dir, url: url}
+	l.start(devices)
+	return l
+}
+
+func listen(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+func (l *lab) start(devices net.Listener) {
+	l.t.Helper()
+	var err error
+	if l.site, err = site.Load(l.dir, time.Now); err != nil {
+		l.t.Fatal(err)
+	}
+	if l.store, err = l.site.OpenStore(l.t.Context(), time.Now); err != nil {
+		l.t.Fatal(err)
+	}
+	l.server, err = New(Config{Site: l.site, Store: l.store, Log: slog.New(slog.NewTextHandler(testWriter{l.t}, nil))})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.server.appraisers.parse = admitAll
+	admin := listen(l.t, "127.0.0.1:0")
+	l.admin = "http://" + admin.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.server.Serve(ctx, devices, admin) }()
+	stopped := false
+	l.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			l.t.Errorf("Serve: %v", err)
+		}
+		if err := l.store.Close(); err != nil {
+			l.t.Error(err)
+		}
+	}
+	l.t.Cleanup(func() { l.stop() })
+}
+
+// restart ends attestd and starts another one over the same directory and address.
+func (l *lab) restart() {
+	l.t.Helper()
+	l.stop()
+	l.start(listen(l.t, strings.TrimPrefix(l.url, "https://")))
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) { w.t.Logf("%s", bytes.TrimSpace(b)); return len(b), nil }
+
+// admitAll is an appraisal policy that agrees to everything but an image whose kernel is "evil".
+func admitAll([]store.Document) (appraiseFunc, error) {
+	return func(v *verify.Verified) finding {
+		f := finding{image: "os-2", version: 2, versions: map[string]int64{"image": 2}}
+		for _, e := range v.Loader {
+			switch {
+			case e.Record.Name == "kernel" && e.Record.Detail["name"] == "evil":
+				f.reasons = []wire.Reason{{Code: wire.CodeImage, PCR: wire.At(12), Event: "artifact kernel", Detail: "no known image"}}
+			case e.Record.Name == "kernel" && e.Record.Detail["name"] == "old":
+				f.image, f.version = "os-1", 1
+			}
+		}
+		return f
+	}, nil
+}
+
+// machine is a device with a TPM of its own.
+type machine struct {
+	*device.Client
+	tpm      *tpmtest.TPM
+	recorder *measure.Recorder
+}
+
+func (l *lab) machine(identity int) *machine {
+	l.t.Helper()
+	tp := tpmtest.Start(l.t, tpmtest.Options{Identity: identity})
+	return &machine{tpm: tp, Client: &device.Client{
+		TPM: tp.TPM, HTTP: l.client(), URL: l.url, Site: "lab", Loader: "test",
+		ServerKey: l.site.ServerPublic(), ReleaseKey: l.site.ReleasePublic(),
+	}}
+}
+
+func (l *lab) client() *http.Client {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: l.site.CA.Pool()}}
+	l.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+// measure extends what a loader would, for an image with this kernel.
+func (m *machine) measure(t *testing.T, kernel string) device.Logs {
+	t.Helper()
+	var err error
+	if m.recorder, err = measure.NewRecorder(m.TPM); err != nil {
+		t.Fatal(err)
+	}
+	rec := event.Record{Type: event.TypeArtifact, Name: "kernel", SHA256: strings.Repeat("11", 32), Size: 1, Detail: map[string]string{"name": kernel}}
+	if err := m.recorder.Extend(t.Context(), event.PCRImage, rec); err != nil {
+		t.Fatal(err)
+	}
+	return device.Logs{Events: m.recorder.Log()}
+}
+
+// cap ends the loader.
+func (m *machine) cap(t *testing.T) device.Logs {
+	t.Helper()
+	if err := m.recorder.Extend(t.Context(), event.PCRImage, event.CapRecord()); err != nil {
+		t.Fatal(err)
+	}
+	return device.Logs{Events: m.recorder.Log()}
+}
+
+// enrol registers a machine by the hashes of its endorsement keys.
+func (l *lab) enrol(m *machine) string {
+	l.t.Helper()
+	eks, err := m.EKs(l.t.Context())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	d := store.Device{ID: eks[0], EKs: eks, State: store.Enrolled, Tier: "hash", Label: "box"}
+	if err := l.store.Enrol(l.t.Context(), d, store.Event{Kind: "enrol"}); err != nil {
+		l.t.Fatal(err)
+	}
+	return eks[0]
+}
+
+// events returns the audit log.
+func (l *lab) events() []store.Event {
+	l.t.Helper()
+	records, err := l.store.Audit(l.t.Context(), l.site.Replica, 0, 1000)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var out []store.Event
+	for _, r := range records {
+		_, e, err := r.Event()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func (l *lab) get(path string) string {
+	l.t.Helper()
+	resp, err := http.Get(l.admin + path)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		l.t.Fatalf("GET %s: %s %v\n%s", path, resp.Status, err, b)
+	}
+	return string(b)
+}
+
+// tap is a transport that keeps the last request to each path and can be told to fail.
+type tap struct {
+	http.RoundTripper
+	sent map[string][]byte
+}
+
+func (t *tap) RoundTrip(r *http.Request) (*http.Response, error) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	t.sent[r.URL.Path] = b
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return t.RoundTripper.RoundTrip(r)
+}
+
+func (l *lab) tap(m *machine) *tap {
+	t := &tap{m.HTTP.Transport, map[string][]byte{}}
+	m.HTTP = &http.Client{Transport: t}
+	return t
+}
+
+// post sends a raw message and returns status and failure code.
+func (l *lab) post(client *http.Client, path string, body []byte) (int, wire.Code) {
+	resp, err := client.Post(l.url+path, wire.ContentType, bytes.NewReader(body))
+	if err != nil {
+		l.t.Error(err)
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		l.t.Error(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.StatusCode, ""
+	}
+	var f wire.Failure
+	if err := wire.Unmarshal(b, &f); err != nil {
+		l.t.Errorf("POST %s: %s: body is not a failure: %q", path, resp.Status, b)
+	}
+	return resp.StatusCode, f.Code
+}
+

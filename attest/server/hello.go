@@ -1,0 +1,122 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/wire"
+)
+
+// hello answers a device's nonce with the time and what concerns its rollback floor. It is signed, and
+// tells nothing secret, so anyone may ask.
+func (s *Server) hello(ctx context.Context, _ *http.Request, body []byte) ([]byte, error) {
+	var m wire.HelloRequest
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return nil, malformed(err)
+	}
+	if err := s.checkSite(m.Site); err != nil {
+		return nil, err
+	}
+	answer := &wire.Hello{Version: wire.Version, Nonce: m.Nonce, Time: s.Now().Unix()}
+	if m.EK != "" {
+		if err := s.addFloor(ctx, answer, m.EK); err != nil {
+			return nil, err
+		}
+	}
+	return wire.Sign(s.Site.ServerKey, wire.DomainHello, wire.HashMessage(body), answer)
+}
+
+func (s *Server) addFloor(ctx context.Context, answer *wire.Hello, ek string) error {
+	d, err := s.Store.Device(ctx, ek)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	versions, err := s.Store.Versions(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	answer.HealthyVersion = uint64(versions[versionHealthy])
+	if d.RepairFloor != nil {
+		floor := uint64(*d.RepairFloor)
+		answer.RepairFloor = &floor
+	}
+	return nil
+}
+
+func (s *Server) checkSite(name string) error {
+	if name != s.Site.Name {
+		return refuse(http.StatusNotFound, wire.CodePolicy, "this attestd serves another site", fmt.Errorf("site %q", name))
+	}
+	return nil
+}
+
+// report notes what a device says of a failed boot. Nobody signed it; it is shown to people.
+func (s *Server) report(ctx context.Context, r *http.Request, body []byte) ([]byte, error) {
+	var m wire.Report
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return nil, malformed(err)
+	}
+	if err := s.checkSite(m.Site); err != nil {
+		return nil, err
+	}
+	reason := wire.Clean(m.Reason)
+	s.Log.Info("device reports", "ek", m.EK, "stage", m.Stage, "reason", reason, "remote", r.RemoteAddr)
+	if m.EK == "" {
+		return []byte("{}"), nil
+	}
+	d, err := s.Store.Device(ctx, m.EK)
+	if errors.Is(err, store.ErrNotFound) {
+		s.strangers.add(stranger{s.Now(), m.EK, r.RemoteAddr, "report: " + reason})
+		return []byte("{}"), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	st := store.Status{Time: s.Now(), Phase: "boot", Verdict: "report", Stage: m.Stage, Reason: reason}
+	return []byte("{}"), s.Store.SetAttempt(ctx, d.ID, st)
+}
+
+// strangers remembers the last devices that nobody enrolled, so that an operator finds the hash of the
+// box that has just been plugged in. It is bounded and in memory only.
+type strangers struct {
+	mu   sync.Mutex
+	last []stranger // oldest first, one for each EK
+}
+
+type stranger struct {
+	Time   time.Time
+	EK     string
+	Remote string
+	Reason string
+}
+
+const maxStrangers = 50
+
+func (s *strangers) add(n stranger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := make([]stranger, 0, len(s.last)+1)
+	for _, o := range s.last {
+		if o.EK != n.EK {
+			kept = append(kept, o)
+		}
+	}
+	if kept = append(kept, n); len(kept) > maxStrangers {
+		kept = kept[1:]
+	}
+	s.last = kept
+}
+
+func (s *strangers) list() []stranger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]stranger(nil), s.last...)
+}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// limiter is a token bucket for each network. It holds at most maxNetworks of them: when an attacker
+// brings more addresses, the newest share one bucket instead of memory growing.
+type limiter struct {
+	rate, burst float64
+	mu          sync.Mutex
+	buckets     map[netip.Prefix]*bucket
+	swept       time.Time
+}
+
+type bucket struct {
+	tokens float64
+	last   time.Time
+}
+
+const (
+	maxNetworks = 50_000
+	sweepEvery  = time.Minute
+)
+
+func newLimiter(rate, burst float64) *limiter {
+	return &limiter{rate: rate, burst: burst, buckets: map[netip.Prefix]*bucket{}}
+}
+
+// allow takes a token of the address's network.
+func (l *limiter) allow(remote string, now time.Time) bool {
+	key := network(remote)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.swept) > sweepEvery {
+		l.sweep(now)
+	}
+	b := l.buckets[key]
+	if b == nil {
+		if len(l.buckets) >= maxNetworks {
+			key = netip.Prefix{}
+			b = l.buckets[key]
+		}
+		if b == nil {
+			b = &bucket{tokens: l.burst, last: now}
+			l.buckets[key] = b
+		}
+	}
+	b.refill(now, l.rate, l.burst)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+func (b *bucket) refill(now time.Time, rate, burst float64) {
+	if d := now.Sub(b.last).Seconds(); d > 0 {
+		b.tokens = min(burst, b.tokens+d*rate)
+		b.last = now
+	}
+}
+
+// sweep forgets the networks whose bucket is full again.
+func (l *limiter) sweep(now time.Time) {
+	l.swept = now
+	for k, b := range l.buckets {
+		if b.refill(now, l.rate, l.burst); b.tokens >= l.burst {
+			delete(l.buckets, k)
+		}
+	}
+}
+
+// network is the address itself for IPv4 and its /64 for IPv6, of which one customer has plenty.
+func network(remote string) netip.Prefix {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	a := ap.Addr().Unmap().WithZone("")
+	bits := 64
+	if a.Is4() {
+		bits = 32
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
