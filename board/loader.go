@@ -119,7 +119,8 @@ func (b Board) Build(ctx context.Context, o Options) (*Loader, error) {
 	return l, l.write(b.BootPath, unified)
 }
 
-// unify puts the parts behind the stub, in the order in which it measures them.
+// unify puts the parts behind the stub. Nothing else is in a UKI: each section is
+// measured, and each is a thing to predict.
 func (b Board) unify(l *Loader, image, ramfs []byte) ([]byte, error) {
 	stub, err := os.ReadFile(b.Stub)
 	if err != nil {

@@ -23,6 +23,8 @@ import (
 	"strings"
 
 	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/sealboot/sealboot/boot/config"
 )
 
 // initCommand is u-root's init: it mounts the pseudo file systems, then starts
@@ -61,7 +63,7 @@ func Loader(source string, site []byte) Options {
 	o := Options{
 		Source: source,
 		Uinit:  firmwareCommands[0],
-		Files:  map[string][]byte{"etc/sealboot/site.json": site},
+		Files:  map[string][]byte{strings.TrimPrefix(config.SitePath, "/"): site},
 	}
 	for _, name := range firmwareCommands {
 		o.Commands = append(o.Commands, "./cmds/"+name)

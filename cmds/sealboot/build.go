@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/board"
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/initramfs"
+)
+
+func newBuildCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Build loaders, and show their sizes",
+	}
+	cmd.AddCommand(newBuildLoaderCmd(), newBuildSizeCmd())
+	return cmd
+}
+
+func newBuildLoaderCmd() *cobra.Command {
+	var boardName, site, source, out string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "loader",
+		Short: "Build the loader of a site: kernel, initramfs, UKI and boot disk",
+		Long: `Build the loader that machines of one site boot: a unified kernel image with the
+site config inside, and a disk image that firmware boots it from.
+
+The kernel is built once and kept in the user's cache directory. The same
+sources, tools and site config give the same bytes.`,
+		Example: `  sealboot build loader --board qemu-x86_64 --site site.json -o loader
+  sealboot vm run --boot loader/loader.img`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b, err := board.Find(boardName)
+			if err != nil {
+				return err
+			}
+			siteJSON, err := os.ReadFile(site)
+			if err != nil {
+				return fmt.Errorf("site config (make one with \"sealboot site config\"): %w", err)
+			}
+			if _, err := config.ParseSite(siteJSON); err != nil {
+				return fmt.Errorf("site config %s: %w", site, err)
+			}
+			options := board.Options{
+				Initramfs: initramfs.Loader(source, siteJSON),
+				Out:       out,
+				Step:      func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "building", s) },
+			}
+			if verbose {
+				options.Log = cmd.ErrOrStderr()
+			}
+			l, err := b.Build(cmd.Context(), options)
+			if err != nil {
+				return err
+			}
+			return printSizes(cmd.OutOrStdout(), l)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&boardName, "board", board.QEMU().Name, "the machine to build for")
+	f.StringVar(&site, "site", "site.json", "the site config to put inside")
+	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
+	f.StringVarP(&out, "output", "o", "loader", "the directory for the result")
+	f.BoolVarP(&verbose, "verbose", "v", false, "show the output of the compilers")
+	_ = cmd.RegisterFlagCompletionFunc("board", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		var names []string
+		for _, b := range board.All() {
+			names = append(names, b.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+	return cmd
+}
+
+func newBuildSizeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "size [DIRECTORY]",
+		Short:   "Show the sizes of a built loader, and fail when it is over its budget",
+		Example: `  sealboot build size loader`,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "loader"
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			l, err := board.Open(dir)
+			if errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("%w; build one with \"sealboot build loader\"", err)
+			}
+			if err != nil {
+				return err
+			}
+			return printSizes(cmd.OutOrStdout(), l)
+		},
+	}
+}
+
+// printSizes prints the parts of a loader and returns an error when they are
+// over the budget.
+func printSizes(w io.Writer, l *board.Loader) error {
+	kib := func(n int64) float64 { return float64(n) / 1024 }
+	total := l.Kernel.Size + l.Initramfs.Size
+	fmt.Fprintf(w, "kernel     %9.1f KiB  %s\n", kib(l.Kernel.Size), l.Release)
+	fmt.Fprintf(w, "initramfs  %9.1f KiB\n", kib(l.Initramfs.Size))
+	fmt.Fprintf(w, "together   %9.1f KiB  of %.1f (%.0f %%)\n", kib(total), kib(board.Budget), 100*float64(total)/board.Budget)
+	fmt.Fprintf(w, "UKI        %9.1f KiB  sha256:%s\n", kib(l.UKI.Size), l.UKI.SHA256)
+	return l.CheckBudget()
+}
