@@ -1,0 +1,239 @@
+// Package floor keeps the rollback floor: the oldest versions that the loader
+// still boots, in an NV index of the TPM, so that wiping every disk does not bring
+// an old image back.
+//
+// The index can be written only while the image PCR is zero, that is by the loader
+// before it measures an image: its only write authority is a policy on that PCR.
+// An operating system with all owner rights can undefine the index and define it
+// again, but it cannot write the new one, which therefore reads as uninitialised;
+// any other index in its place has another Name. Both are errors, never an empty
+// floor. What an operating system can do is to deny service, until the floor is
+// repaired on the word of somebody who is trusted.
+package floor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/pcr"
+	"github.com/sealboot/sealboot/measure/tpm"
+)
+
+// Index is the NV index of the floor, in the range of the TPM's owner.
+const Index tpm2.TPMHandle = 0x01805ea1
+
+var (
+	// ErrMissing means that there is no floor: the machine was never provisioned,
+	// or somebody undefined the index.
+	ErrMissing = errors.New("no rollback floor in the TPM")
+	// ErrRedefined means that the index is not the one that we define.
+	ErrRedefined = errors.New("rollback floor was redefined by somebody else")
+	// ErrUninitialised means that the index is ours but was never written:
+	// provisioning did not finish, or somebody defined it anew.
+	ErrUninitialised = errors.New("rollback floor was never written")
+	// ErrTorn means that no slot of the index is whole.
+	ErrTorn = errors.New("rollback floor is damaged")
+	// ErrExists means that there is a floor already.
+	ErrExists = errors.New("there is a rollback floor already")
+	// ErrClosed means that the floor cannot be changed any more in this boot: an
+	// image was measured, or the floor was locked.
+	ErrClosed = errors.New("rollback floor cannot be changed until the machine restarts")
+)
+
+// Store is the floor of a TPM. Only TPM must be set.
+//
+// The hierarchy of the owner must have an empty authorization value when a floor
+// is provisioned or repaired.
+type Store struct {
+	TPM *tpm.TPM
+	PCR int // the image PCR; 0 is [event.PCRImage]
+}
+
+// Provision defines the floor and writes it for the first time. It fails with
+// [ErrExists] if the index is defined, whatever it is.
+func (s Store) Provision(ctx context.Context, r Record) error {
+	if err := s.provision(ctx, r); err != nil {
+		return fmt.Errorf("provision rollback floor: %w", err)
+	}
+	return nil
+}
+
+func (s Store) provision(ctx context.Context, r Record) error {
+	public, err := s.public(ctx)
+	if err != nil {
+		return err
+	}
+	slot, err := encodeSlot(1, r)
+	if err != nil {
+		return err
+	}
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	_, err = tpm2.NVDefineSpace{
+		AuthHandle: owner(),
+		PublicInfo: tpm2.New2B(*public),
+	}.Execute(s.TPM.With(ctx))
+	if errors.Is(err, tpm2.TPMRCNVDefined) {
+		return ErrExists
+	}
+	if err != nil {
+		return fmt.Errorf("define NV index %#x: %w", Index, err)
+	}
+	return s.write(ctx, 0, slot)
+}
+
+// Repair replaces whatever is at the index by a new floor. Only a signed order
+// of somebody trusted, made for this very boot, is a reason to call it.
+func (s Store) Repair(ctx context.Context, r Record) error {
+	if err := s.repair(ctx, r); err != nil {
+		return fmt.Errorf("repair rollback floor: %w", err)
+	}
+	return nil
+}
+
+func (s Store) repair(ctx context.Context, r Record) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	_, name, err := s.TPM.NVPublic(ctx, Index)
+	switch {
+	case errors.Is(err, tpm.ErrNoNV):
+		return s.provision(ctx, r)
+	case err != nil:
+		return err
+	}
+	if _, err := (tpm2.NVUndefineSpace{
+		AuthHandle: owner(),
+		NVIndex:    tpm2.NamedHandle{Handle: Index, Name: name},
+	}).Execute(s.TPM.With(ctx)); err != nil {
+		return fmt.Errorf("undefine NV index %#x: %w", Index, err)
+	}
+	return s.provision(ctx, r)
+}
+
+// Read returns the floor. Its errors [ErrMissing], [ErrRedefined],
+// [ErrUninitialised] and [ErrTorn] all mean that nothing may be booted as if the
+// floor were low.
+func (s Store) Read(ctx context.Context) (Record, error) {
+	r, _, _, err := s.read(ctx)
+	if err != nil {
+		return Record{}, fmt.Errorf("read rollback floor: %w", err)
+	}
+	return r, nil
+}
+
+func (s Store) read(ctx context.Context) (r Record, slot int, sequence uint32, err error) {
+	if _, err := s.check(ctx); err != nil {
+		return Record{}, 0, 0, err
+	}
+	content, err := s.TPM.ReadNV(ctx, Index)
+	if err != nil {
+		return Record{}, 0, 0, err
+	}
+	return newest(content)
+}
+
+// Raise checks a candidate against the floor and lifts the floor to it. It returns
+// the floor as it is then. It fails with [ErrRollback], with [ErrClosed], or with
+// what [Store.Read] fails with; after any other error the floor is the old one or
+// the new one.
+func (s Store) Raise(ctx context.Context, candidate Record) (Record, error) {
+	r, err := s.raise(ctx, candidate)
+	if err != nil {
+		return Record{}, fmt.Errorf("raise rollback floor: %w", err)
+	}
+	return r, nil
+}
+
+func (s Store) raise(ctx context.Context, candidate Record) (Record, error) {
+	old, slot, sequence, err := s.read(ctx)
+	if err != nil {
+		return Record{}, err
+	}
+	if err := old.Check(candidate); err != nil {
+		return Record{}, err
+	}
+	raised := old.Raised(candidate)
+	if sequence == 1<<32-1 {
+		return Record{}, errors.New("it was raised too often")
+	}
+	encoded, err := encodeSlot(sequence+1, raised)
+	if err != nil {
+		return Record{}, err
+	}
+	// The TPM's flash wears out: most boots change nothing and write nothing.
+	if same, err := encodeSlot(sequence+1, old); err == nil && bytes.Equal(same, encoded) {
+		return old, nil
+	}
+	return raised, s.write(ctx, slots-1-slot, encoded)
+}
+
+// Lock makes the floor unchangeable until the TPM is reset. Extending the image
+// PCR has the same effect a little later.
+func (s Store) Lock(ctx context.Context) error {
+	name, err := s.check(ctx)
+	if err == nil {
+		_, err = tpm2.NVWriteLock{
+			AuthHandle: tpm2.AuthHandle{Handle: Index, Name: name, Auth: s.writer(ctx)},
+			NVIndex:    tpm2.NamedHandle{Handle: Index, Name: name},
+		}.Execute(s.TPM.With(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("lock rollback floor: %w", closed(err))
+	}
+	return nil
+}
+
+// write writes one slot and reads it back.
+func (s Store) write(ctx context.Context, slot int, data []byte) error {
+	_, name, err := s.TPM.NVPublic(ctx, Index)
+	if err != nil {
+		return err
+	}
+	if _, err := (tpm2.NVWrite{
+		AuthHandle: tpm2.AuthHandle{Handle: Index, Name: name, Auth: s.writer(ctx)},
+		NVIndex:    tpm2.NamedHandle{Handle: Index, Name: name},
+		Data:       tpm2.TPM2BMaxNVBuffer{Buffer: data},
+		Offset:     uint16(slot * slotSize),
+	}).Execute(s.TPM.With(ctx)); err != nil {
+		return fmt.Errorf("write slot %d: %w", slot, closed(err))
+	}
+	content, err := s.TPM.ReadNV(ctx, Index)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(content[slot*slotSize:(slot+1)*slotSize], data) {
+		return fmt.Errorf("write slot %d: %w: it does not read back", slot, ErrTorn)
+	}
+	return nil
+}
+
+// open fails with [ErrClosed] if the image PCR is not zero, before anything is
+// done that could not be finished.
+func (s Store) open(ctx context.Context) error {
+	bank, err := s.bank(ctx)
+	if err != nil {
+		return err
+	}
+	values, err := s.TPM.ReadPCRs(ctx, bank, []int{s.pcr()})
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(values[s.pcr()], pcr.Zero(bank)) {
+		return fmt.Errorf("%w: PCR %d is not zero", ErrClosed, s.pcr())
+	}
+	return nil
+}
+
+func (s Store) pcr() int {
+	if s.PCR == 0 {
+		return event.PCRImage
+	}
+	return s.PCR
+}

@@ -1,0 +1,106 @@
+package floor
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrRollback means that something is older than the floor allows.
+var ErrRollback = errors.New("older than the rollback floor")
+
+// MaxVersion is the highest version of TUF metadata that a floor can hold.
+const MaxVersion = 1<<48 - 1
+
+// KeysetSize is how much of a keyset's SHA-256 a floor keeps, in bytes.
+const KeysetSize = 16
+
+// Role is the version of a TUF role under one set of keys. When root gives the
+// role other keys its versions may begin anew: that is how a repository recovers
+// from a thief who signed the highest version there is.
+type Role struct {
+	Version uint64 // 0 is unknown
+	Keyset  [KeysetSize]byte
+}
+
+// Record is what a floor holds: how new things are that this machine has trusted.
+// In a candidate to be checked, zero versions of TUF roles are unknown and pass.
+type Record struct {
+	RootVersion uint64   // of TUF's root role
+	RootSHA256  [32]byte // of that version's bytes
+	Timestamp   Role
+	Snapshot    Role
+	Targets     Role
+
+	ImageVersion uint64    // of the operating system image; 0 is unversioned
+	Time         time.Time // signed by somebody we trust; in whole seconds since 1970
+}
+
+// Check returns an error that is [ErrRollback] if the candidate is below the floor
+// f in anything but its time, which a caller compares with its clock.
+func (f Record) Check(candidate Record) error {
+	if r := candidate.RootVersion; r != 0 {
+		if r < f.RootVersion {
+			return fmt.Errorf("%w: TUF root version %d, but %d was seen", ErrRollback, r, f.RootVersion)
+		}
+		if r == f.RootVersion && candidate.RootSHA256 != f.RootSHA256 {
+			return fmt.Errorf("%w: another TUF root version %d than the one seen", ErrRollback, r)
+		}
+	}
+	for _, role := range []struct {
+		name             string
+		floor, candidate Role
+	}{
+		{"timestamp", f.Timestamp, candidate.Timestamp},
+		{"snapshot", f.Snapshot, candidate.Snapshot},
+		{"targets", f.Targets, candidate.Targets},
+	} {
+		if role.candidate.below(role.floor) {
+			return fmt.Errorf("%w: TUF %s version %d, but %d was seen under the same keys",
+				ErrRollback, role.name, role.candidate.Version, role.floor.Version)
+		}
+	}
+	if candidate.ImageVersion < f.ImageVersion {
+		return fmt.Errorf("%w: image version %d, but %d is the lowest allowed", ErrRollback, candidate.ImageVersion, f.ImageVersion)
+	}
+	return nil
+}
+
+// Raised returns the floor lifted to a candidate that passed [Record.Check].
+// Nothing in it is lower than in f, except for a role that has other keys now.
+func (f Record) Raised(candidate Record) Record {
+	if candidate.RootVersion > f.RootVersion {
+		f.RootVersion, f.RootSHA256 = candidate.RootVersion, candidate.RootSHA256
+	}
+	f.Timestamp = f.Timestamp.raised(candidate.Timestamp)
+	f.Snapshot = f.Snapshot.raised(candidate.Snapshot)
+	f.Targets = f.Targets.raised(candidate.Targets)
+	f.ImageVersion = max(f.ImageVersion, candidate.ImageVersion)
+	if candidate.Time.After(f.Time) {
+		f.Time = candidate.Time
+	}
+	return f
+}
+
+// Clamped returns the candidate with its image version and time lowered to at most
+// these. The image floor follows what was reported healthy, so that an image that
+// does not work cannot lock out the one before; the time follows what was signed,
+// so that a wrong clock cannot lock out everything.
+func (f Record) Clamped(imageVersion uint64, t time.Time) Record {
+	f.ImageVersion = min(f.ImageVersion, imageVersion)
+	if f.Time.After(t) {
+		f.Time = t
+	}
+	return f
+}
+
+func (r Role) below(floor Role) bool {
+	return r.Version != 0 && r.Keyset == floor.Keyset && r.Version < floor.Version
+}
+
+func (r Role) raised(candidate Role) Role {
+	if candidate.Version == 0 || candidate.below(r) {
+		return r
+	}
+	return candidate
+}

@@ -1,0 +1,207 @@
+package floor
+
+import (
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var (
+	keysA = [KeysetSize]byte{0xaa}
+	keysB = [KeysetSize]byte{0xbb}
+)
+
+// base is a floor with everything in it.
+func base() Record {
+	return Record{
+		RootVersion: 3, RootSHA256: [32]byte{1, 2, 3},
+		Timestamp:    Role{20_261_123_014_400, keysA},
+		Snapshot:     Role{7, keysA},
+		Targets:      Role{5, keysA},
+		ImageVersion: 42,
+		Time:         time.Date(2026, 11, 23, 1, 44, 0, 0, time.UTC),
+	}
+}
+
+func with(change func(*Record)) Record {
+	r := base()
+	change(&r)
+	return r
+}
+
+func TestCheck(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		candidate Record
+		ok        bool
+	}{
+		{"the same", base(), true},
+		{"nothing of TUF", Record{ImageVersion: 42}, true},
+		{"unversioned image", with(func(r *Record) { r.ImageVersion = 0 }), false},
+		{"older image", with(func(r *Record) { r.ImageVersion-- }), false},
+		{"newer image", with(func(r *Record) { r.ImageVersion++ }), true},
+		{"older root", with(func(r *Record) { r.RootVersion-- }), false},
+		{"another root", with(func(r *Record) { r.RootSHA256[0]++ }), false},
+		{"newer root", with(func(r *Record) { r.RootVersion++; r.RootSHA256[0]++ }), true},
+		{"older timestamp", with(func(r *Record) { r.Timestamp.Version-- }), false},
+		{"older snapshot", with(func(r *Record) { r.Snapshot.Version-- }), false},
+		{"older targets", with(func(r *Record) { r.Targets.Version-- }), false},
+		{"older targets of other keys", with(func(r *Record) { r.Targets = Role{1, keysB} }), true},
+		{"unknown targets", with(func(r *Record) { r.Targets = Role{0, keysA} }), true},
+		{"older time", with(func(r *Record) { r.Time = r.Time.Add(-time.Hour) }), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := base().Check(tc.candidate)
+			if (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrRollback) {
+				t.Errorf("Check() = %v; want ok %t", err, tc.ok)
+			}
+		})
+	}
+}
+
+func TestRaised(t *testing.T) {
+	later := base().Time.Add(time.Hour)
+	for _, tc := range []struct {
+		name            string
+		candidate, want Record
+	}{
+		{"nothing", Record{}, base()},
+		{"the same", base(), base()},
+		{"newer root", Record{RootVersion: 4, RootSHA256: [32]byte{9}},
+			with(func(r *Record) { r.RootVersion, r.RootSHA256 = 4, [32]byte{9} })},
+		{"older root", Record{RootVersion: 2, RootSHA256: [32]byte{9}}, base()},
+		{"newer role", Record{Snapshot: Role{8, keysA}}, with(func(r *Record) { r.Snapshot.Version = 8 })},
+		{"older role", Record{Snapshot: Role{6, keysA}}, base()},
+		{"other keys", Record{Timestamp: Role{1, keysB}}, with(func(r *Record) { r.Timestamp = Role{1, keysB} })},
+		{"newer image", Record{ImageVersion: 43}, with(func(r *Record) { r.ImageVersion = 43 })},
+		{"older image", Record{ImageVersion: 41}, base()},
+		{"later", Record{Time: later}, with(func(r *Record) { r.Time = later })},
+		{"earlier", Record{Time: later.Add(-2 * time.Hour)}, base()},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, base().Raised(tc.candidate)); diff != "" {
+				t.Errorf("Raised (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestClamped(t *testing.T) {
+	signed := base().Time.Add(-time.Hour)
+	got := base().Clamped(40, signed)
+	want := with(func(r *Record) { r.ImageVersion, r.Time = 40, signed })
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Clamped (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(base(), base().Clamped(50, base().Time.Add(time.Hour))); diff != "" {
+		t.Errorf("Clamped raised something (-want +got):\n%s", diff)
+	}
+}
+
+func TestSlotGolden(t *testing.T) {
+	b, err := encodeSlot(9, base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "testdata/slot.hex"
+	if *update {
+		if err := os.WriteFile(path, []byte(hex.Dump(b)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), hex.Dump(b)); diff != "" {
+		t.Errorf("slot (-want +got):\n%s", diff)
+	}
+	sequence, r, err := decodeSlot(b)
+	if err != nil || sequence != 9 {
+		t.Fatalf("decodeSlot() = %d, %v", sequence, err)
+	}
+	if diff := cmp.Diff(base(), r); diff != "" {
+		t.Errorf("decodeSlot (-want +got):\n%s", diff)
+	}
+}
+
+func TestSlotRefuses(t *testing.T) {
+	for name, r := range map[string]Record{
+		"version": with(func(r *Record) { r.Targets.Version = MaxVersion + 1 }),
+		"time":    with(func(r *Record) { r.Time = time.Unix(-1, 0) }),
+	} {
+		if _, err := encodeSlot(1, r); err == nil {
+			t.Errorf("%s: encoded what does not fit", name)
+		}
+	}
+}
+
+func TestEveryFlippedBitIsSeen(t *testing.T) {
+	good, err := encodeSlot(9, base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(good) * 8 {
+		b := append([]byte(nil), good...)
+		b[i/8] ^= 1 << (i % 8)
+		if _, _, err := decodeSlot(b); !errors.Is(err, errSlot) {
+			t.Fatalf("bit %d: error = %v", i, err)
+		}
+	}
+}
+
+func TestNewest(t *testing.T) {
+	slot := func(sequence uint32, version uint64) []byte {
+		b, err := encodeSlot(sequence, Record{ImageVersion: version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	bad := make([]byte, slotSize)
+	for _, tc := range []struct {
+		name string
+		a, b []byte
+		want uint64 // image version; 0 is ErrTorn
+		slot int
+	}{
+		{"first", slot(8, 1), slot(7, 2), 1, 0},
+		{"second", slot(8, 1), slot(9, 2), 2, 1},
+		{"first torn", bad, slot(7, 2), 2, 1},
+		{"second torn", slot(8, 1), bad, 1, 0},
+		{"both torn", bad, bad, 0, -1},
+		{"sequence 0", slot(0, 5), bad, 0, -1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, slot, _, err := newest(append(append([]byte(nil), tc.a...), tc.b...))
+			if r.ImageVersion != tc.want || slot != tc.slot || errors.Is(err, ErrTorn) != (tc.want == 0) {
+				t.Errorf("newest() = version %d, slot %d, %v", r.ImageVersion, slot, err)
+			}
+		})
+	}
+}
+
+func FuzzDecodeSlot(f *testing.F) {
+	b, err := encodeSlot(9, base())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sequence, r, err := decodeSlot(b)
+		if err != nil {
+			return
+		}
+		again, err := encodeSlot(sequence, r)
+		if err != nil || string(again) != string(b) {
+			t.Errorf("encodeSlot(decodeSlot(%x)) = %x, %v", b, again, err)
+		}
+	})
+}
