@@ -31,6 +31,8 @@ var (
 	ErrManifest = errors.New("unusable manifest")
 	// ErrPlatform is an index without an image for this machine.
 	ErrPlatform = errors.New("no image for this platform")
+	// ErrNotAdmitted is an image that a signature policy refused.
+	ErrNotAdmitted = errors.New("image is not admitted")
 	// ErrNotFound is content that a repository does not have.
 	ErrNotFound = errors.New("not found")
 )

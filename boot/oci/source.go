@@ -28,17 +28,14 @@ type Place interface {
 	Mirror() fetch.Mirror
 }
 
-// ErrNotAdmitted is an image that the signature policy refused.
-var ErrNotAdmitted = errors.New("image is not admitted")
-
 // Options say where an image is and what it has to be.
 type Options struct {
 	Places   []Place          // at least one, in order of preference
 	Platform ocispec.Platform // zero means ThisPlatform
 
 	// Admit is the signature policy: it returns the names of the keys that
-	// admit an image, or an error, which is final for that place. Nil admits
-	// every image; the names of its keys are then empty.
+	// admit an image, or an error: ErrNotAdmitted if asking that place again
+	// is useless. Nil admits every image; the names of its keys are then empty.
 	Admit func(ctx context.Context, repo Repository, image ocispec.Descriptor) ([]string, error)
 
 	Fetch  fetch.Options // for the blobs; Mirrors is set from Places
@@ -133,7 +130,7 @@ func (s *Source) openAt(ctx context.Context, p Place) (*Image, error) {
 	img := &Image{Resolved: res, Place: p.String(), Reference: p.Reference(), source: s}
 	if s.opt.Admit != nil {
 		if img.Keys, err = s.opt.Admit(ctx, p, res.Descriptor); err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", res.Descriptor.Digest, ErrNotAdmitted, err)
+			return nil, fmt.Errorf("admitting %s: %w", res.Descriptor.Digest, err)
 		}
 	}
 	img.wanted = make(map[digest.Digest]int)
@@ -154,7 +151,7 @@ func isFinal(err error) bool {
 			return c >= 400 && c < 500
 		}
 	}
-	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrManifest) || errors.Is(err, ErrPlatform)
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrNotAdmitted) || errors.Is(err, ErrManifest) || errors.Is(err, ErrPlatform)
 }
 
 // Image is an image that was found and admitted.

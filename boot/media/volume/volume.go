@@ -1,0 +1,145 @@
+// Package volume finds file systems by label and mounts them.
+//
+// The firmware image has no udev and no blkid. Only labels are looked for, in
+// the three formats that media for the loader come in, and only with reads of
+// a few hundred bytes at fixed offsets. Nothing on a volume is trusted.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The labels that mean something to the loader.
+const (
+	Media = "SB-MEDIA" // images to boot
+	Cache = "SB-CACHE" // partial downloads
+)
+
+// System says where block devices are seen. Its zero value is the running one.
+type System struct {
+	Sys string // "" means /sys/class/block
+	Dev string // "" means /dev
+	Dir string // where to make mount points; "" means /run
+}
+
+func (s System) withDefaults() System {
+	if s.Sys == "" {
+		s.Sys = "/sys/class/block"
+	}
+	if s.Dev == "" {
+		s.Dev = "/dev"
+	}
+	if s.Dir == "" {
+		s.Dir = "/run"
+	}
+	return s
+}
+
+// Open mounts the volume with that label, read-only, and returns its folder.
+// The error is fs.ErrNotExist if there is none. If several volumes have
+// the label, the first by device name is taken.
+func (s System) Open(ctx context.Context, label string) (dir string, unmount func() error, err error) {
+	return s.mount(ctx, label, unix.MS_RDONLY)
+}
+
+// OpenWritable does the same, for writing.
+func (s System) OpenWritable(ctx context.Context, label string) (dir string, unmount func() error, err error) {
+	return s.mount(ctx, label, 0)
+}
+
+func (s System) mount(ctx context.Context, label string, flags uintptr) (string, func() error, error) {
+	s = s.withDefaults()
+	dev, fstype, err := s.Find(ctx, label)
+	if err != nil {
+		return "", nil, err
+	}
+	if fstype == "iso9660" {
+		flags |= unix.MS_RDONLY
+	}
+	dir := filepath.Join(s.Dir, "volume-"+strings.ToLower(label))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, fmt.Errorf("mount point of volume %s: %w", label, err)
+	}
+	if err := unix.Mount(dev, dir, fstype, flags|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
+		return "", nil, fmt.Errorf("mounting volume %s (%s, %s): %w", label, dev, fstype, err)
+	}
+	return dir, func() error {
+		if err := unix.Unmount(dir, 0); err != nil {
+			return fmt.Errorf("unmounting volume %s: %w", label, err)
+		}
+		return nil
+	}, nil
+}
+
+// Find returns the device and the file system type of the volume with that
+// label. The error is fs.ErrNotExist if there is none.
+func (s System) Find(ctx context.Context, label string) (dev, fstype string, err error) {
+	s = s.withDefaults()
+	entries, err := os.ReadDir(s.Sys)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", fmt.Errorf("listing block devices: %w", err)
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			return "", "", context.Cause(ctx)
+		}
+		dev := filepath.Join(s.Dev, e.Name())
+		// A device that can not be read, a drive without a disk say, is not it.
+		if have, fstype, err := labelOf(dev); err == nil && have == label {
+			return dev, fstype, nil
+		}
+	}
+	return "", "", fmt.Errorf("volume labelled %s: %w", label, fs.ErrNotExist)
+}
+
+func labelOf(dev string) (label, fstype string, err error) {
+	f, err := os.OpenFile(dev, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", "", err
+	}
+	defer f.Close()
+	label, fstype = Label(f)
+	return label, fstype, nil
+}
+
+// Label returns the label of the file system in r and its type: "ext4",
+// "vfat" or "iso9660"; or nothing if it has none of these.
+func Label(r io.ReaderAt) (label, fstype string) {
+	for _, f := range []struct {
+		fstype, magic       string
+		magicAt, at, length int64
+	}{
+		// The offsets are those of the superblocks: ext2 to ext4 (s_magic,
+		// s_volume_name), FAT32 and FAT12/16 (BS_FilSysType, BS_VolLab),
+		// ECMA-119 (standard and volume identifier of the first descriptor).
+		{"ext4", "\x53\xef", 1024 + 0x38, 1024 + 0x78, 16},
+		{"vfat", "FAT32   ", 0x52, 0x47, 11},
+		{"vfat", "FAT16   ", 0x36, 0x2b, 11},
+		{"vfat", "FAT12   ", 0x36, 0x2b, 11},
+		{"iso9660", "\x01CD001", 32768, 32768 + 40, 32},
+	} {
+		if readString(r, f.magicAt, int64(len(f.magic))) == f.magic {
+			return strings.TrimRight(readString(r, f.at, f.length), " \x00"), f.fstype
+		}
+	}
+	return "", ""
+}
+
+func readString(r io.ReaderAt, off, n int64) string {
+	b := make([]byte, n)
+	if _, err := r.ReadAt(b, off); err != nil {
+		return ""
+	}
+	return string(b)
+}
