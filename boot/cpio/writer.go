@@ -95,9 +95,11 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// Close ends the archive, pads it to [Align] bytes and flushes the buffer. It
-// does not close the underlying writer.
+// Close ends the archive, pads it to [Align] bytes, flushes the buffer and
+// overwrites it, because it may have held secrets. It does not close the
+// underlying writer.
 func (w *Writer) Close() error {
+	defer w.wipe()
 	if err := w.writeHeader(&Header{Name: trailer, Nlink: 1}); err != nil {
 		return err
 	}
@@ -105,6 +107,13 @@ func (w *Writer) Close() error {
 		return err
 	}
 	return w.out.Flush()
+}
+
+// wipe overwrites the flushed buffer.
+func (w *Writer) wipe() {
+	w.out.Reset(io.Discard) // drops what an error has left
+	b := w.out.AvailableBuffer()
+	clear(b[:cap(b)])
 }
 
 func (w *Writer) zeros(n int64) error {

@@ -1,0 +1,101 @@
+package osimage
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/sealboot/sealboot/boot/unpack"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// kexecCopies is how often kexec_file_load has kernel and initrd in memory at
+// its peak besides the files: once as read, once in the pages of the image.
+const kexecCopies = 2
+
+// sizeOf returns a file's size in bytes and leaves it positioned at 0.
+func sizeOf(f *os.File) (int64, error) {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", f.Name(), err)
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return size, err
+}
+
+// hashFile makes the descriptor's entry of a file that has no digest yet.
+func hashFile(role string, f *os.File) (event.Artifact, error) {
+	size, err := sizeOf(f)
+	if err != nil {
+		return event.Artifact{}, err
+	}
+	h := sha256.New()
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{io.NewSectionReader(f, 0, size)}, make([]byte, 1<<20))
+	if err == nil && n != size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return event.Artifact{}, fmt.Errorf("hash %s: %w", f.Name(), err)
+	}
+	return event.Artifact{Role: role, SHA256: hex.EncodeToString(h.Sum(nil)), Size: size}, nil
+}
+
+// finish checks a complete image and says what loading it takes.
+func (i *Image) finish(opts *Options) error {
+	if _, err := i.Descriptor.Records(); err != nil {
+		return fmt.Errorf("describe image: %w", err)
+	}
+	if err := checkCmdline(i.Kernel, i.Cmdline); err != nil {
+		return err
+	}
+	for _, f := range []*os.File{i.Kernel, i.Initrd} {
+		if f == nil {
+			continue
+		}
+		size, err := sizeOf(f)
+		if err != nil {
+			return err
+		}
+		i.NeedsRAM += kexecCopies * size
+	}
+	have, err := opts.memAvailable()
+	if err != nil {
+		return err
+	}
+	if i.NeedsRAM > have {
+		return &MemoryError{"loading the image", i.NeedsRAM, have}
+	}
+	return nil
+}
+
+// memAvailable asks the kernel, in bytes.
+func memAvailable() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("find out how much memory is available: %w", err)
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		value, ok := strings.CutPrefix(s.Text(), "MemAvailable:")
+		if !ok {
+			continue
+		}
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("find out how much memory is available: %w", err)
+		}
+		return kib << 10, nil
+	}
+	return 0, errors.New("find out how much memory is available: /proc/meminfo does not say")
+}
+
+// newSection is the part of a file where an archive holds a member's content.
+func newSection(f *os.File, at unpack.Extent) *io.SectionReader {
+	return io.NewSectionReader(f, at.Offset, at.Size)
+}

@@ -1,0 +1,113 @@
+// Package osimage turns an image that a source has fetched and verified into
+// what kexec needs: a kernel, an initrd, a command line, and the boot
+// descriptor that is measured first.
+//
+// The descriptor names source bytes alone (the digests of layers and files as
+// they were published), so an image measures the same wherever it came from;
+// what this package converts them to is never measured. Kinds of image,
+// media types and annotations are listed in docs/images.md.
+//
+// Nothing is read whole into memory that can be streamed, and what the image
+// needs is compared with the memory that is free before it is unpacked: too
+// little is one [MemoryError] with both numbers.
+package osimage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// Errors that callers can tell apart with errors.Is.
+var (
+	// ErrUnsupported says that the image is of no kind that can be booted.
+	ErrUnsupported = errors.New("not a bootable image")
+	// ErrInvalid says that the image is of a known kind and broken.
+	ErrInvalid = errors.New("invalid image")
+	// ErrMemory is matched by [MemoryError].
+	ErrMemory = errors.New("not enough memory")
+)
+
+// Image is a complete image, ready to be measured and loaded.
+type Image struct {
+	Kind       string           // event.KindLinux and so on
+	Descriptor event.Descriptor // of the source bytes
+	Kernel     *os.File         // open for reading only
+	Initrd     *os.File         // open for reading only; may be nil
+	DTB        *os.File         // may be nil
+	Cmdline    string           // final
+	NeedsRAM   int64            // bytes that loading takes beyond what is held now
+	Notes      []string         // what the operator should know, one line each
+}
+
+// Close frees the image's memory.
+func (i *Image) Close() error {
+	var errs []error
+	for _, f := range []*os.File{i.Kernel, i.Initrd, i.DTB} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	i.Kernel, i.Initrd, i.DTB = nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// Records is what is measured into the image PCR.
+func (i *Image) Records() ([]event.Record, error) { return i.Descriptor.Records() }
+
+// Content hands out verified, complete blobs: the file is positioned at 0,
+// digest and size are checked. The receiver closes it.
+type Content interface {
+	Blob(ctx context.Context, d ocispec.Descriptor) (*os.File, error)
+}
+
+// Options are the site's wishes. The zero value works.
+type Options struct {
+	// Cmdline is the site's part of the command line; it comes after the
+	// image's own, so that it can override.
+	Cmdline string
+	// Arch is the GOARCH to boot; empty is this machine's.
+	Arch string
+	// MemAvailable says how many bytes of memory are free; nil asks the kernel.
+	MemAvailable func() (int64, error)
+	// Progress is told how many bytes of how many were converted. May be nil.
+	// It is called from several goroutines, one at a time or not.
+	Progress func(done, total int64)
+	// Disk is where a disk image is written to, a block device or a file,
+	// open for reading and writing. Without it such images are refused.
+	Disk *os.File
+}
+
+func (o *Options) memAvailable() (int64, error) {
+	if o.MemAvailable != nil {
+		return o.MemAvailable()
+	}
+	return memAvailable()
+}
+
+// MemoryError says how much memory an image needs and how much there is.
+type MemoryError struct {
+	What            string
+	Need, Available int64 // bytes
+}
+
+func (e *MemoryError) Error() string {
+	return fmt.Sprintf("%s needs %d MiB of memory, %d MiB are available: use a smaller image or a machine with more RAM",
+		e.What, (e.Need+1<<20-1)>>20, e.Available>>20)
+}
+
+// Is matches ErrMemory.
+func (e *MemoryError) Is(target error) bool { return target == ErrMemory }
+
+// artifact makes a descriptor's entry of a published blob.
+func artifact(role string, d ocispec.Descriptor) (event.Artifact, error) {
+	if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 {
+		return event.Artifact{}, fmt.Errorf("%w: %s has digest %q, only sha256 is measured", ErrInvalid, role, d.Digest)
+	}
+	return event.Artifact{Role: role, SHA256: d.Digest.Encoded(), Size: d.Size}, nil
+}
