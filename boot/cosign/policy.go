@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -12,8 +13,9 @@ import (
 )
 
 const (
-	maxPayload = 1 << 20 // bytes, of a payload or bundle
-	maxTried   = 64      // signatures of each form that are looked at
+	maxPayload  = 1 << 20 // bytes, of a payload or bundle
+	maxTried    = 64      // signatures of each form that are looked at
+	maxFailures = 8       // that are told
 )
 
 // Policy says which keys admit an image.
@@ -35,49 +37,40 @@ func (p Policy) Admit(ctx context.Context, repo oci.Repository, image ocispec.De
 		return nil, fmt.Errorf("%w: the policy wants %d signatures by %d keys", oci.ErrNotAdmitted, need, len(p.Keys))
 	}
 	s := &search{policy: p, repo: repo, image: image, found: make(map[string]bool)}
-	bundles := s.bundles(ctx)
+	s.note(s.bundles(ctx))
 	if len(s.found) < need {
-		if err := s.classic(ctx); err != nil {
-			s.failures = append(s.failures, err)
-		}
-	}
-	if bundles != nil {
-		s.failures = append(s.failures, bundles)
+		s.note(s.classic(ctx))
 	}
 	if len(s.found) >= need {
-		ids := make([]string, 0, len(s.found))
-		for id := range s.found {
-			ids = append(ids, id)
-		}
-		slices.Sort(ids)
-		return ids, nil
+		return slices.Sorted(maps.Keys(s.found)), nil
 	}
 	err := fmt.Errorf("%d of %d signatures needed, by %d pinned keys", len(s.found), need, len(p.Keys))
-	if s.unanswered(ctx) {
-		return nil, errors.Join(append([]error{err}, s.failures...)...)
+	err = errors.Join(append([]error{err}, s.failures...)...)
+	if s.unanswered {
+		return nil, err
 	}
-	return nil, fmt.Errorf("%w: %w", oci.ErrNotAdmitted, errors.Join(append([]error{err}, s.failures...)...))
+	return nil, fmt.Errorf("%w: %w", oci.ErrNotAdmitted, err)
 }
 
 // search collects the keys that signed an image.
 type search struct {
-	policy   Policy
-	repo     oci.Repository
-	image    ocispec.Descriptor
-	found    map[string]bool
-	failures []error
-}
-
-// unanswered reports whether something may come of asking again.
-func (s *search) unanswered(ctx context.Context) bool {
-	return ctx.Err() != nil || slices.ContainsFunc(s.failures, func(err error) bool {
-		return !errors.Is(err, ErrSignature) && !errors.Is(err, oci.ErrNotFound) && !errors.Is(err, oci.ErrManifest)
-	})
+	policy     Policy
+	repo       oci.Repository
+	image      ocispec.Descriptor
+	found      map[string]bool // by ID
+	failures   []error
+	unanswered bool // something may come of asking again
 }
 
 // note keeps the reason why a signature did not count.
 func (s *search) note(err error) {
-	if err != nil && len(s.failures) < 8 {
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, ErrSignature) && !errors.Is(err, oci.ErrNotFound) && !errors.Is(err, oci.ErrManifest) {
+		s.unanswered = true
+	}
+	if len(s.failures) < maxFailures {
 		s.failures = append(s.failures, err)
 	}
 }

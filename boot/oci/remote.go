@@ -149,4 +149,3 @@ func (b blobs) Get(ctx context.Context, blob fetch.Blob, byteRange string) (*htt
 	}}
 	return h.Get(auth.AppendRepositoryScope(ctx, ref, auth.ActionPull), blob, byteRange)
 }
-

@@ -1,0 +1,1 @@
+MEUCIHSmmn30z/fG+vjC3OluwdIeeoR3J+FAHvvbBj83yhpGAiEAhxb4VVAJknsQHVE/U5/bIVbkg7j4Qrwoq/3xzt4RXIA=

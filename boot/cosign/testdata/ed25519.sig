@@ -1,0 +1,1 @@
+sWs9pXdxZ1H1oF9DNbCFsNweKqxYB/pwpntyKOE0LzdnHA2Z/VS1Sq89wHAmxMCICCE1ud1vp0qh/i25M0nzCA==
