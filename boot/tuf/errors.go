@@ -3,6 +3,8 @@ package tuf
 import (
 	"errors"
 	"fmt"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // Errors that callers tell apart. Those of a repository mean that another
@@ -33,6 +35,9 @@ var (
 
 // unverified marks an error of go-tuf, which stays in the chain.
 func unverified(role string, err error) error {
+	if errors.Is(err, &metadata.ErrExpiredMetadata{}) {
+		return fmt.Errorf("tuf: %s: %w: %w", role, ErrExpired, err)
+	}
 	return fmt.Errorf("tuf: %s: %w: %w", role, ErrUnverified, err)
 }
 

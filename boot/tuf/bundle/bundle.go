@@ -1,0 +1,247 @@
+// Package bundle reads a TUF repository from a folder or a tar: on a USB stick
+// for a device without a network, or on the publisher's own disk.
+//
+// An offline bundle is a repository, complete or not, with a seal: the file
+// bundle.json, signed by the targets role, with an expiry of its own. Nothing
+// in it is trusted until [tuf.Client] has verified it, as if it came from a
+// server.
+//
+// The layout is that of a repository on a web server:
+//
+//	bundle.json
+//	metadata/1.root.json, metadata/timestamp.json, ...
+//	targets/...
+package bundle
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+)
+
+// Names in a bundle.
+const (
+	SealFile    = "bundle.json"
+	MetadataDir = "metadata"
+	TargetsDir  = "targets"
+)
+
+const (
+	maxEntries = 65536     // files in a tar
+	copyBuffer = 256 << 10 // bytes
+)
+
+// ErrFormat is a tar that is not a bundle.
+var ErrFormat = errors.New("not a bundle")
+
+// Folder is a [tuf.Repository] and [tuf.Targets] in files.
+type Folder struct {
+	name  string
+	open  func(name string) (io.ReadCloser, error)
+	close func() error
+	// Create returns an empty file for a target; nil means one in memory.
+	Create func() (*os.File, error)
+}
+
+var (
+	_ tuf.Repository = (*Folder)(nil)
+	_ tuf.Targets    = (*Folder)(nil)
+	_ tuf.Sealed     = (*Bundle)(nil)
+)
+
+// OpenFolder returns the repository in the folder dir.
+func OpenFolder(dir string) (*Folder, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the repository: %w", err)
+	}
+	open := func(name string) (io.ReadCloser, error) {
+		if !fs.ValidPath(name) {
+			return nil, fmt.Errorf("%q is not a file name: %w", name, fs.ErrNotExist)
+		}
+		return root.Open(name)
+	}
+	return &Folder{name: dir, open: open, close: root.Close}, nil
+}
+
+// Bundle is a [Folder] with a seal.
+type Bundle struct{ *Folder }
+
+// Open returns the bundle at path, which is a folder or a tar.
+func Open(path string) (*Bundle, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the bundle: %w", err)
+	}
+	if st.IsDir() {
+		f, err := OpenFolder(path)
+		if err != nil {
+			return nil, err
+		}
+		return &Bundle{f}, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the bundle: %w", err)
+	}
+	f, err := indexTar(path, file)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the bundle %s: %w", path, err), file.Close())
+	}
+	return &Bundle{f}, nil
+}
+
+// OpenTar returns the bundle in a tar that is open, such as a target that was
+// downloaded. It closes file when it is closed.
+func OpenTar(file *os.File) (*Bundle, error) {
+	f, err := indexTar(file.Name(), file)
+	if err != nil {
+		return nil, fmt.Errorf("open the bundle: %w", err)
+	}
+	return &Bundle{f}, nil
+}
+
+type extent struct{ offset, size int64 }
+
+// indexTar notes where the files of a tar are. Their contents stay there.
+func indexTar(name string, file *os.File) (*Folder, error) {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	files := map[string]extent{}
+	for r := tar.NewReader(file); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+		if h.Typeflag == tar.TypeDir {
+			continue
+		}
+		offset, err := file.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return nil, err
+		}
+		n := strings.TrimPrefix(h.Name, "./")
+		if _, twice := files[n]; twice || h.Typeflag != tar.TypeReg || len(files) == maxEntries || sparse(h) {
+			return nil, fmt.Errorf("%w: entry %.80q is repeated, not a plain file, or one too many", ErrFormat, n)
+		}
+		files[n] = extent{offset, h.Size}
+	}
+	open := func(name string) (io.ReadCloser, error) {
+		e, ok := files[name]
+		if !ok {
+			return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		}
+		return io.NopCloser(io.NewSectionReader(file, e.offset, e.size)), nil
+	}
+	return &Folder{name: name, open: open, close: file.Close}, nil
+}
+
+// sparse says whether the bytes in the tar are not those of the file.
+func sparse(h *tar.Header) bool {
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse") {
+			return true
+		}
+	}
+	return false
+}
+
+// String implements [tuf.Repository].
+func (f *Folder) String() string { return f.name }
+
+// Close releases the folder or the tar.
+func (f *Folder) Close() error { return f.close() }
+
+// Metadata implements [tuf.Repository].
+func (f *Folder) Metadata(_ context.Context, name string, max int64) ([]byte, error) {
+	return f.read(path.Join(MetadataDir, name), max)
+}
+
+// Seal implements [tuf.Sealed].
+func (b *Bundle) Seal(_ context.Context, max int64) ([]byte, error) { return b.read(SealFile, max) }
+
+func (f *Folder) read(name string, max int64) ([]byte, error) {
+	r, err := f.open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", tuf.ErrNotFound, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("%s: %w: more than %d bytes", name, tuf.ErrTooLarge, max)
+	}
+	return data, nil
+}
+
+// Target implements [tuf.Targets].
+func (f *Folder) Target(ctx context.Context, path string, want tuf.Want) (*os.File, error) {
+	r, err := f.open(TargetsDir + "/" + path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", tuf.ErrNotFound, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	create := f.Create
+	if create == nil {
+		create = memoryFile
+	}
+	dst, err := create()
+	if err != nil {
+		return nil, err
+	}
+	if err = fill(ctx, dst, r, want); err == nil {
+		_, err = dst.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, dst.Close())
+	}
+	return dst, nil
+}
+
+// fill copies r, which may be a slow and broken medium, until ctx ends.
+func fill(ctx context.Context, dst io.Writer, r io.Reader, want tuf.Want) error {
+	v := want.Verifier()
+	w := io.MultiWriter(v, dst)
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		_, err := io.CopyN(w, r, copyBuffer)
+		if err == io.EOF {
+			return v.Verify()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func memoryFile() (*os.File, error) {
+	fd, err := unix.MemfdCreate("target", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("create a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "target"), nil
+}

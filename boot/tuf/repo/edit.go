@@ -1,0 +1,271 @@
+package repo
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/sign"
+)
+
+// Edit is a repository while it is being changed.
+type Edit struct {
+	repo      *Repo
+	now       time.Time
+	published map[string]any
+	roles     map[string]any  // as they will be
+	changed   map[string]bool // which of them need signatures
+	dirty     map[string]bool // changed just now: signatures of the draft are void
+}
+
+func newEdit(r *Repo, now time.Time, published map[string]any) *Edit {
+	return &Edit{
+		repo: r, now: now.UTC().Truncate(time.Second), published: published,
+		roles: maps.Clone(published), changed: map[string]bool{}, dirty: map[string]bool{},
+	}
+}
+
+// touch returns a role for changing, with its next version.
+func (e *Edit) touch(name string) (any, error) {
+	if e.dirty[name] {
+		return e.roles[name], nil
+	}
+	md := e.roles[name]
+	if md == nil {
+		return nil, fmt.Errorf("%w: there is no role %q", ErrChange, name)
+	}
+	md, err := clone(name, md)
+	if err != nil {
+		return nil, err
+	}
+	f := fieldsOf(md)
+	*f.version = 1
+	if old := e.published[name]; old != nil {
+		*f.version = *fieldsOf(old).version + 1
+	}
+	life := f.lifetime(name)
+	f.setLifetime(life)
+	*f.expires = e.now.Add(life)
+	*f.signatures = []metadata.Signature{}
+	e.roles[name], e.changed[name], e.dirty[name] = md, true, true
+	return md, nil
+}
+
+func (e *Edit) root() *rootMD { md, _ := e.roles[tuf.RoleRoot].(*rootMD); return md }
+
+// settle changes what has to follow from what was changed: roles whose keys
+// are not trusted any more are signed anew, the snapshot names the versions,
+// and the timestamp the snapshot.
+func (e *Edit) settle() error {
+	if e.root() == nil {
+		return fmt.Errorf("%w: there is no repository yet; create one", ErrChange)
+	}
+	for again := true; again; {
+		again = false
+		for _, name := range slices.Sorted(maps.Keys(e.roles)) {
+			if e.changed[name] || name == tuf.RoleRoot || e.complete(name) || len(e.authorities(name)) == 0 {
+				continue // nobody can sign a role that nobody delegates to
+			}
+			if _, err := e.touch(name); err != nil {
+				return err
+			}
+			again = true
+		}
+	}
+	if err := e.settleSnapshot(); err != nil {
+		return err
+	}
+	return e.settleTimestamp()
+}
+
+func (e *Edit) settleSnapshot() error {
+	meta := map[string]*metadata.MetaFiles{}
+	for name, md := range e.roles {
+		if t, ok := md.(*targetsMD); ok {
+			meta[name+".json"] = &metadata.MetaFiles{Version: t.Signed.Version}
+		}
+	}
+	old := e.roles[tuf.RoleSnapshot].(*snapshotMD).Signed.Meta
+	if e.dirty[tuf.RoleSnapshot] || !names(old, meta) {
+		md, err := e.touch(tuf.RoleSnapshot)
+		if err != nil {
+			return err
+		}
+		snapshot := &md.(*snapshotMD).Signed
+		for name, m := range meta {
+			// An entry that did not change keeps what else another tool put there.
+			if o := snapshot.Meta[name]; o == nil || o.Version != m.Version {
+				snapshot.Meta[name] = m
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Edit) settleTimestamp() error {
+	version := e.roles[tuf.RoleSnapshot].(*snapshotMD).Signed.Version
+	const name = tuf.RoleSnapshot + ".json"
+	old := e.roles[tuf.RoleTimestamp].(*timestampMD).Signed.Meta[name]
+	if old != nil && old.Version == version {
+		return nil
+	}
+	md, err := e.touch(tuf.RoleTimestamp)
+	if err != nil {
+		return err
+	}
+	md.(*timestampMD).Signed.Meta[name] = &metadata.MetaFiles{Version: version}
+	return nil
+}
+
+// names says whether a snapshot has all these versions. It may have more: a
+// role must never vanish from it.
+func names(snapshot, meta map[string]*metadata.MetaFiles) bool {
+	for name, m := range meta {
+		if old := snapshot[name]; old == nil || old.Version != m.Version {
+			return false
+		}
+	}
+	return true
+}
+
+// authority is who may sign a role: a delegator with its keys.
+type authority struct {
+	keys      map[string]*metadata.Key
+	keyIDs    []string
+	threshold int
+	verify    func() error
+}
+
+// authorities returns everyone whose threshold a role has to meet. A root has
+// two: the one before it and itself. A role has one a delegator.
+func (e *Edit) authorities(name string) []authority {
+	md := e.roles[name]
+	var all []authority
+	fromRoot := func(root *rootMD) {
+		if role := root.Signed.Roles[name]; role != nil {
+			all = append(all, authority{root.Signed.Keys, role.KeyIDs, role.Threshold,
+				func() error { return root.VerifyDelegate(name, md) }})
+		}
+	}
+	if old, ok := e.published[tuf.RoleRoot].(*rootMD); ok && name == tuf.RoleRoot {
+		fromRoot(old)
+	}
+	fromRoot(e.root())
+	for _, delegator := range slices.Sorted(maps.Keys(e.roles)) {
+		t, ok := e.roles[delegator].(*targetsMD)
+		if !ok || t.Signed.Delegations == nil {
+			continue
+		}
+		d := t.Signed.Delegations
+		verify := func() error { return t.VerifyDelegate(name, md) }
+		for _, role := range d.Roles {
+			if role.Name == name {
+				all = append(all, authority{d.Keys, role.KeyIDs, role.Threshold, verify})
+			}
+		}
+		if s := d.SuccinctRoles; s != nil && s.IsDelegatedRole(name) {
+			all = append(all, authority{d.Keys, s.KeyIDs, s.Threshold, verify})
+		}
+	}
+	return all
+}
+
+// complete says whether a role has all the signatures that it needs.
+func (e *Edit) complete(name string) bool {
+	all := e.authorities(name)
+	for _, a := range all {
+		if a.check() != nil {
+			return false
+		}
+	}
+	return len(all) > 0
+}
+
+// check is verify for metadata that another tool, or a damaged draft, wrote.
+func (a authority) check() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("verify: %v", r)
+		}
+	}()
+	return a.verify()
+}
+
+// sign signs every changed role with every key that may.
+func (e *Edit) sign(keys []crypto.Signer) error {
+	for name := range e.changed {
+		for _, a := range e.authorities(name) {
+			for _, key := range keys {
+				if err := e.signAs(name, a, key); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Edit) signAs(name string, a authority, key crypto.Signer) error {
+	for _, id := range sign.IDs(a.keys, key.Public()) {
+		if !slices.Contains(a.keyIDs, id) {
+			continue
+		}
+		if err := signAny(e.roles[name], id, key); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func signAny(md any, id string, key crypto.Signer) error {
+	switch m := md.(type) {
+	case *rootMD:
+		return sign.Metadata(m, id, key)
+	case *timestampMD:
+		return sign.Metadata(m, id, key)
+	case *snapshotMD:
+		return sign.Metadata(m, id, key)
+	case *targetsMD:
+		return sign.Metadata(m, id, key)
+	}
+	return errors.New("not a role")
+}
+
+func (e *Edit) status() Status {
+	s := Status{Versions: map[string]int64{}, Missing: map[string]Missing{}}
+	for name := range e.changed {
+		s.Versions[name] = *fieldsOf(e.roles[name]).version
+		if !e.complete(name) {
+			s.Missing[name] = e.missing(name)
+		}
+	}
+	return s
+}
+
+func (e *Edit) missing(name string) Missing {
+	var m Missing
+	for _, a := range e.authorities(name) {
+		if a.check() == nil {
+			continue
+		}
+		have := 0
+		for _, id := range a.keyIDs {
+			signed := slices.ContainsFunc(*fieldsOf(e.roles[name]).signatures,
+				func(s metadata.Signature) bool { return s.KeyID == id })
+			if signed {
+				have++
+			} else if !slices.Contains(m.Keys, id) {
+				m.Keys = append(m.Keys, id)
+			}
+		}
+		m.Need = max(m.Need, a.threshold-have, 1)
+	}
+	slices.Sort(m.Keys)
+	return m
+}

@@ -1,0 +1,360 @@
+package repo_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+)
+
+var start = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+// fixture is a repository with one key a role.
+type fixture struct {
+	t    *testing.T
+	dir  string
+	keys map[string]crypto.Signer
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, dir: t.TempDir(), keys: map[string]crypto.Signer{}}
+	changes := []repo.Change{repo.Create()}
+	for i, role := range []string{"root", "timestamp", "snapshot", "targets"} {
+		scheme := []string{"ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ed25519"}[i]
+		f.keys[role] = tuftest.NewKeyOf(t, "", scheme)
+		changes = append(changes, repo.AddKey(role, f.keys[role].Public()))
+	}
+	f.publish(start, f.all(), changes...)
+	return f
+}
+
+func (f *fixture) all() []crypto.Signer { return slices.Collect(maps.Values(f.keys)) }
+
+func (f *fixture) apply(now time.Time, keys []crypto.Signer, changes ...repo.Change) (repo.Status, error) {
+	f.t.Helper()
+	r, err := repo.Open(f.t.Context(), f.dir)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer r.Close()
+	return r.Apply(f.t.Context(), now, keys, changes...)
+}
+
+func (f *fixture) publish(now time.Time, keys []crypto.Signer, changes ...repo.Change) {
+	f.t.Helper()
+	s, err := f.apply(now, keys, changes...)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if !s.Published {
+		f.t.Fatalf("not published: %+v", s)
+	}
+}
+
+func (f *fixture) file(content string) string {
+	f.t.Helper()
+	name := filepath.Join(f.t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+		f.t.Fatal(err)
+	}
+	return name
+}
+
+func (f *fixture) rootFile() []byte {
+	f.t.Helper()
+	data, err := os.ReadFile(filepath.Join(f.dir, "metadata", "1.root.json"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return data
+}
+
+func (f *fixture) verify(now time.Time) (map[string]repo.Role, error) {
+	return repo.Verify(f.t.Context(), f.dir, f.rootFile(), now)
+}
+
+func (f *fixture) versions(now time.Time) map[string]int64 {
+	f.t.Helper()
+	report, err := f.verify(now)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	v := map[string]int64{}
+	for name, role := range report {
+		v[name] = role.Version
+	}
+	return v
+}
+
+func (f *fixture) wantVersions(now time.Time, want map[string]int64) {
+	f.t.Helper()
+	if diff := cmp.Diff(want, f.versions(now)); diff != "" {
+		f.t.Fatalf("versions (-want +got):\n%s", diff)
+	}
+}
+
+func TestCreateAndRenew(t *testing.T) {
+	f := newFixture(t)
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
+	late := start.AddDate(0, 0, 8)
+	if _, err := f.verify(late); !errors.Is(err, tuf.ErrExpired) {
+		t.Fatalf("after a week: %v, want expired", err)
+	}
+	f.publish(late, []crypto.Signer{f.keys["timestamp"]}, repo.Refresh("timestamp"))
+	f.wantVersions(late, map[string]int64{"root": 1, "timestamp": 2, "snapshot": 1, "targets": 1})
+	if _, err := f.apply(late, f.all(), repo.Create()); !errors.Is(err, repo.ErrExists) {
+		t.Fatalf("create twice: %v", err)
+	}
+}
+
+func TestNothingToDoPublishesNothing(t *testing.T) {
+	f := newFixture(t)
+	s, err := f.apply(start, f.all())
+	if err != nil || len(s.Versions) != 0 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
+}
+
+// client follows the repository over HTTP.
+func (f *fixture) client(dir string) *tuf.Client {
+	f.t.Helper()
+	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	f.t.Cleanup(server.Close)
+	c, err := tuf.New(tuf.Config{
+		TrustedRoot: f.rootFile(), Store: &store.Memory{}, Now: start,
+		Repositories: []tuf.Repository{tuf.Web{URL: server.URL + "/metadata"}},
+		Targets: tuf.Streamed{URL: server.URL + "/targets", Create: func() (*os.File, error) {
+			return os.CreateTemp(f.t.TempDir(), "")
+		}},
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
+func download(t *testing.T, c *tuf.Client, name string) string {
+	t.Helper()
+	if err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	target, err := c.Find(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := c.Download(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestTargetsReachClients(t *testing.T) {
+	f := newFixture(t)
+	team := tuftest.NewKeyOf(t, "", "rsassa-pss-sha256")
+	f.publish(start, append(f.all(), team),
+		repo.AddTarget(repo.Target{Name: "os/kernel", File: f.file("kernel")}),
+		repo.Delegate(repo.Delegation{Name: "team", Paths: []string{"team/*"}, Keys: []crypto.PublicKey{team.Public()}}),
+		repo.AddTarget(repo.Target{Role: "team", Name: "team/uki", File: f.file("uki")}))
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 2, "snapshot": 2, "targets": 2, "team": 1})
+	out := t.TempDir()
+	r, err := repo.Open(t.Context(), f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for range 2 { // the second time over what is there
+		if err := r.Export(t.Context(), out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{f.dir, out} {
+		c := f.client(dir)
+		if got := download(t, c, "os/kernel"); got != "kernel" {
+			t.Errorf("os/kernel is %q", got)
+		}
+		if got := download(t, c, "team/uki"); got != "uki" {
+			t.Errorf("team/uki is %q", got)
+		}
+		if got := c.SignedTime(); !got.Equal(start) {
+			t.Errorf("signed at %s, want %s", got, start)
+		}
+	}
+}
+
+func TestOfflineKeysSignOneAfterTheOther(t *testing.T) {
+	f := newFixture(t)
+	a, b := tuftest.NewKey(t), tuftest.NewKey(t)
+	// Two of three from now on; the old key and one new one must sign.
+	s, err := f.apply(start, []crypto.Signer{f.keys["root"]},
+		repo.AddKey("root", a.Public()), repo.AddKey("root", b.Public()), repo.SetThreshold("root", 2))
+	if err != nil || s.Published || s.Missing["root"].Need != 1 || len(s.Missing["root"].Keys) != 2 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
+
+	// The timestamp does not wait for the root.
+	r, err := repo.Open(t.Context(), f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.Renew(t.Context(), start, []crypto.Signer{f.keys["timestamp"]}, "timestamp"); err != nil || !s.Published {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	r.Close()
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 2, "snapshot": 1, "targets": 1})
+
+	f.publish(start, []crypto.Signer{b})
+	f.wantVersions(start, map[string]int64{"root": 2, "timestamp": 2, "snapshot": 1, "targets": 1})
+	if s, err := f.apply(start, []crypto.Signer{a, b}); err != nil || len(s.Versions) != 0 {
+		t.Fatalf("the draft is still there: %+v, %v", s, err)
+	}
+}
+
+func TestRotationSignsWhatHangsOnTheKey(t *testing.T) {
+	f := newFixture(t)
+	fresh := tuftest.NewKey(t)
+	old, err := repo.KeyID(f.keys["snapshot"].Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.publish(start, append(f.all(), fresh), repo.RemoveKey("snapshot", old), repo.AddKey("snapshot", fresh.Public()))
+	f.wantVersions(start, map[string]int64{"root": 2, "timestamp": 2, "snapshot": 2, "targets": 1})
+}
+
+func TestImpossibleChanges(t *testing.T) {
+	f := newFixture(t)
+	pub := f.keys["root"].Public()
+	for name, change := range map[string]repo.Change{
+		"key of no role":     repo.AddKey("nobody", pub),
+		"key twice":          repo.AddKey("root", pub),
+		"unknown key":        repo.RemoveKey("root", "00"),
+		"target outside":     repo.AddTarget(repo.Target{Name: "../x", File: f.file("")}),
+		"absolute target":    repo.AddTarget(repo.Target{Name: "/x", File: f.file("")}),
+		"target in root":     repo.AddTarget(repo.Target{Role: "root", Name: "x", File: f.file("")}),
+		"no such target":     repo.RemoveTarget("targets", "x"),
+		"delegation to root": repo.Delegate(repo.Delegation{Name: "root", Paths: []string{"*"}, Keys: []crypto.PublicKey{pub}}),
+		"delegation, no key": repo.Delegate(repo.Delegation{Name: "x", Paths: []string{"*"}}),
+		"short life":         repo.SetLifetime("timestamp", time.Minute),
+		"refresh of nothing": repo.Refresh("nobody"),
+	} {
+		if _, err := f.apply(start, f.all(), change); !errors.Is(err, repo.ErrChange) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
+}
+
+func TestConcurrentPublishersTakeTurns(t *testing.T) {
+	f := newFixture(t)
+	const n = 8
+	var wg sync.WaitGroup
+	for i := range n {
+		file := f.file(fmt.Sprint(i))
+		wg.Go(func() {
+			s, err := f.apply(start, f.all(), repo.AddTarget(repo.Target{Name: fmt.Sprint("t", i), File: file}))
+			if err != nil || !s.Published {
+				t.Errorf("%+v, %v", s, err)
+			}
+		})
+	}
+	wg.Wait()
+	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": n + 1, "snapshot": n + 1, "targets": n + 1})
+	report, _ := f.verify(start)
+	if report["targets"].Targets != n {
+		t.Fatalf("%d targets, want %d", report["targets"].Targets, n)
+	}
+}
+
+func TestLockEndsWithTheContext(t *testing.T) {
+	f := newFixture(t)
+	r, err := repo.Open(t.Context(), f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := repo.Open(ctx, f.dir); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+}
+
+func TestBundleOutlivesTheTimestamp(t *testing.T) {
+	f := newFixture(t)
+	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "a", File: f.file("first")}), repo.AddTarget(repo.Target{Name: "b", File: f.file("second")}))
+	r, err := repo.Open(t.Context(), f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b := repo.Bundle{Lifetime: 60 * 24 * time.Hour, Targets: []string{"a"}, Keys: []crypto.Signer{f.keys["targets"]}}
+	var tarball bytes.Buffer
+	if err := r.Bundle(t.Context(), start, b, &tarball); err != nil {
+		t.Fatal(err)
+	}
+	path := f.file(tarball.String())
+	try := func(now time.Time, name string) error {
+		bu, err := bundle.Open(path)
+		if err != nil {
+			return err
+		}
+		defer bu.Close()
+		c, err := tuf.New(tuf.Config{TrustedRoot: f.rootFile(), Store: &store.Memory{}, Now: now, Repositories: []tuf.Repository{bu}, Targets: bu})
+		if err != nil {
+			return err
+		}
+		if err := c.Refresh(t.Context()); err != nil {
+			return err
+		}
+		target, err := c.Find(t.Context(), name)
+		if err != nil {
+			return err
+		}
+		file, err := c.Download(t.Context(), target)
+		if err != nil {
+			return err
+		}
+		return file.Close()
+	}
+	late := start.AddDate(0, 0, 50)
+	if err := try(late, "a"); err != nil {
+		t.Errorf("after 50 days: %v", err)
+	}
+	if err := try(late, "b"); !errors.Is(err, tuf.ErrNotFound) {
+		t.Errorf("a target that was not taken along: %v", err)
+	}
+	if err := try(start.AddDate(0, 0, 61), "a"); !errors.Is(err, tuf.ErrExpired) {
+		t.Errorf("after 61 days: %v", err)
+	}
+	b.Keys = []crypto.Signer{f.keys["timestamp"]}
+	if err := r.Bundle(t.Context(), start, b, io.Discard); err == nil {
+		t.Error("a seal of the wrong key")
+	}
+}
