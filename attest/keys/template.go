@@ -2,9 +2,12 @@ package keys
 
 import (
 	"crypto/ecdsa"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sealboot/sealboot/measure/event"
 )
 
 // Policy references: what an approval of the release key is for.
@@ -41,6 +44,16 @@ func ReleaseKeyName(key *ecdsa.PublicKey) ([]byte, error) {
 		return nil, err
 	}
 	return Name(pub)
+}
+
+// ReleaseKeyRecord is what a loader measures about the release key into PCR 13: its Name, which fixes what the AK and
+// the agent key will obey.
+func ReleaseKeyRecord(key *ecdsa.PublicKey) (event.Record, error) {
+	name, err := ReleaseKeyName(key)
+	if err != nil {
+		return event.Record{}, err
+	}
+	return event.Record{Type: event.TypeReleaseKey, SHA256: hex.EncodeToString(name[2:])}, nil // without the algorithm
 }
 
 // AKs returns the templates of the attestation key of a site, preferred first. Any may be used; a TPM without ECC

@@ -1,0 +1,235 @@
+package policy
+
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/sealboot/sealboot/attest/verify"
+	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/pcr"
+)
+
+// Set is the appraisal policy of a site. It is read only while it is used.
+type Set struct {
+	Images   []*Image
+	Loaders  []*Loader
+	Profiles []*Profile
+	Rules    *Rules // without rules everything is denied
+}
+
+// Add adds a document; later rules replace earlier ones.
+func (s *Set) Add(d Document) {
+	switch d := d.(type) {
+	case *Image:
+		s.Images = append(s.Images, d)
+	case *Loader:
+		s.Loaders = append(s.Loaders, d)
+	case *Profile:
+		s.Profiles = append(s.Profiles, d)
+	case *Rules:
+		s.Rules = d
+	}
+}
+
+// Device is what a site has decided about one device.
+type Device struct {
+	Profiles           []string // names of the profiles it may match; empty means any of the set
+	Images             []string // names of the images it may run; empty means any of the set
+	MinImageVersion    uint64   // the highest version it has run
+	RequireEndorsement bool     // a TPM maker's certificate must vouch for the EK
+	// AllowUnmeasured accepts PCR 0-7 all zero and no firmware log, for a board whose firmware has no TPM driver. What
+	// such a device says of itself is worth nothing but its EK.
+	AllowUnmeasured bool
+}
+
+// Appraisal is the outcome: without reasons the policy agrees.
+type Appraisal struct {
+	Image   *Image   // what runs; nil if unknown
+	Loader  *Loader  // nil if unknown
+	Profile *Profile // nil if unknown, or unmeasured
+	Reasons []wire.Reason
+}
+
+func (a *Appraisal) deny(r wire.Reason) { a.Reasons = append(a.Reasons, r) }
+
+// Appraise compares facts with the policy. It collects one reason from each part, so that one denial tells everything.
+func (s *Set) Appraise(v *verify.Verified, d Device) *Appraisal {
+	a := &Appraisal{}
+	if s.Rules == nil {
+		a.deny(wire.Reason{Code: wire.CodePolicy, Detail: "this site has no rules document; add one with sealboot policy"})
+		return a
+	}
+	if d.RequireEndorsement && v.Endorsement != nil {
+		a.deny(wire.Reason{Code: wire.CodeEK, Detail: v.Endorsement.Error()})
+	}
+	if unmeasured(v) {
+		if !d.AllowUnmeasured {
+			a.deny(wire.Reason{Code: wire.CodeUnmeasured, PCR: wire.At(0), Found: "PCR 0-7 all zero",
+				Detail: "no firmware measured the loader: enable the TPM in the firmware's setup, or flash firmware that measures"})
+		}
+	} else {
+		s.appraiseLoader(a, v)
+		s.appraisePlatform(a, v, d)
+	}
+	s.appraiseImage(a, v, d)
+	s.appraiseAuthority(a, v)
+	return a
+}
+
+// unmeasured tells whether nothing was measured before the loader.
+func unmeasured(v *verify.Verified) bool {
+	zero := string(pcr.Zero(v.PCRs.Bank))
+	for i, index := range v.PCRs.Index {
+		if index <= 7 && string(v.PCRs.Values[i]) != zero {
+			return false
+		}
+	}
+	return true
+}
+
+// recordsOf are the loader's records in one PCR.
+func recordsOf(v *verify.Verified, index int) []event.Record {
+	var out []event.Record
+	for _, e := range v.Loader {
+		if e.PCR == index {
+			out = append(out, e.Record)
+		}
+	}
+	return out
+}
+
+// appraiseImage compares PCR 12 with the images.
+func (s *Set) appraiseImage(a *Appraisal, v *verify.Verified, d Device) {
+	found := recordsOf(v, v.ImagePCR)
+	if n := len(found); n > 0 && found[n-1].Type == event.TypeCap && v.Device.Phase == wire.PhaseRenew {
+		found = found[:n-1]
+	}
+	found = s.dropUnverified(a, v, found)
+	best, length := (*Image)(nil), -1
+	for _, image := range s.Images {
+		n := common(image.Records, found)
+		if n == len(image.Records) && n == len(found) {
+			a.Image = image
+			break
+		}
+		if n > length {
+			best, length = image, n
+		}
+	}
+	if a.Image == nil {
+		a.deny(imageReason(v, best, found, length))
+		return
+	}
+	if len(d.Images) > 0 && !slices.Contains(d.Images, a.Image.Name) {
+		a.deny(wire.Reason{Code: wire.CodeImage, PCR: wire.At(v.ImagePCR), Found: a.Image.Name,
+			Detail: "the image is known, but not for this device"})
+	}
+	if a.Image.ImageVersion < d.MinImageVersion {
+		a.deny(wire.Reason{Code: wire.CodeRollback, PCR: wire.At(v.ImagePCR), Event: a.Image.Name,
+			Expected: fmt.Sprintf("version %d or newer", d.MinImageVersion), Found: fmt.Sprintf("version %d", a.Image.ImageVersion)})
+	}
+}
+
+// dropUnverified takes out the record that a disk is not verified again, if that is allowed.
+func (s *Set) dropUnverified(a *Appraisal, v *verify.Verified, found []event.Record) []event.Record {
+	i := slices.IndexFunc(found, func(r event.Record) bool { return r.Type == event.TypeDiskUnverified })
+	if i < 0 {
+		return found
+	}
+	if !s.Rules.AllowUnverifiedDisk {
+		a.deny(wire.Reason{Code: wire.CodeUnverified, PCR: wire.At(v.ImagePCR), Event: verify.Describe(found[i]),
+			Detail: "the disk is not verified when it is booted again; build it with dm-verity"})
+	}
+	return slices.Delete(slices.Clone(found), i, i+1)
+}
+
+// imageReason names the first record that differs from the closest image.
+func imageReason(v *verify.Verified, best *Image, found []event.Record, n int) wire.Reason {
+	r := wire.Reason{Code: wire.CodeImage, PCR: wire.At(v.ImagePCR)}
+	switch {
+	case best == nil:
+		r.Detail = "this site knows no image; add one with sealboot predict and sealboot policy"
+	case n == len(found):
+		r.Event, r.Expected, r.Found = verify.Describe(best.Records[n]), describe(best.Records[n]), "nothing"
+	case n == len(best.Records):
+		r.Event, r.Expected, r.Found = verify.Describe(found[n]), "nothing", describe(found[n])
+	default:
+		r.Event, r.Expected, r.Found = verify.Describe(found[n]), describe(best.Records[n]), describe(found[n])
+	}
+	if best != nil {
+		r.Detail = fmt.Sprintf("record %d of PCR %d; the closest image is %s", n, v.ImagePCR, best.Name)
+	}
+	return r
+}
+
+// describe is a record on one line.
+func describe(r event.Record) string {
+	s := verify.Describe(r)
+	if r.SHA256 != "" {
+		s += " sha256:" + r.SHA256
+	}
+	if r.Size != 0 {
+		s += fmt.Sprintf(" %d bytes", r.Size)
+	}
+	return s
+}
+
+// appraiseAuthority compares PCR 13 with the rules, and with what the loader's reference says.
+func (s *Set) appraiseAuthority(a *Appraisal, v *verify.Verified) {
+	found := recordsOf(v, v.AuthorityPCR)
+	last := -1
+	for _, r := range found {
+		rank := rankOf(r.Type)
+		if rank >= 0 && (rank < last || rank == last && !authority[rank].many) {
+			a.deny(wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r),
+				Detail: "the records are not in the order in which a loader measures them"})
+			return
+		}
+		last = rank
+		if !slices.ContainsFunc(s.Rules.Authority, func(rule RecordRule) bool { return rule.matches(r) }) {
+			a.deny(s.authorityReason(v, r))
+			return
+		}
+		if want, ok := a.Loader.expects(r.Type); ok && want != r.SHA256 {
+			a.deny(wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r),
+				Expected: want, Found: r.SHA256, Detail: "it is not the one of loader " + a.Loader.Name})
+			return
+		}
+	}
+	for _, rule := range s.Rules.Authority {
+		if rule.Required && !slices.ContainsFunc(found, rule.matches) {
+			a.deny(wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: string(rule.Type),
+				Expected: rule.describe(), Found: "nothing"})
+		}
+	}
+}
+
+// authorityReason says which rule the record came closest to: one of its type.
+func (s *Set) authorityReason(v *verify.Verified, r event.Record) wire.Reason {
+	reason := wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r), Found: describe(r)}
+	for _, rule := range s.Rules.Authority {
+		if rule.Type == r.Type {
+			reason.Expected = rule.describe()
+			return reason
+		}
+	}
+	reason.Expected = "no such record"
+	return reason
+}
+
+// expects is the digest that the loader's reference gives for a record of PCR 13.
+func (l *Loader) expects(t event.Type) (string, bool) {
+	switch {
+	case l == nil:
+		return "", false
+	case t == event.TypeSiteConfig:
+		return l.SiteConfig, true
+	case t == event.TypeReleaseKey:
+		return l.ReleaseKey, true
+	}
+	return "", false
+}
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }

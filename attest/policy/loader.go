@@ -1,0 +1,40 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Loader is the reference of one loader: a UKI, or a kernel and initramfs that firmware starts otherwise.
+type Loader struct {
+	Header
+	// PCR4 are the digests of what firmware and boot stub start, in order: the UKI, then the kernel inside of it.
+	PCR4 []Digests `json:"pcr4"`
+	// PCR11 are the digests that the boot stub measures: names and contents of the UKI's sections, in order. Without
+	// a stub that measures, there are none.
+	PCR11      []Digests `json:"pcr11,omitempty"`
+	SiteConfig string    `json:"siteConfig"` // hex SHA-256 of the site config in its initramfs
+	ReleaseKey string    `json:"releaseKey"` // hex SHA-256 of the release key's public area: its TPM Name without algorithm
+}
+
+func (l *Loader) check() error {
+	if err := l.Header.check(KindLoader); err != nil {
+		return err
+	}
+	if len(l.PCR4) == 0 {
+		return errors.New("pcr4: a loader that nobody measures cannot be told from another")
+	}
+	for _, d := range slices.Concat(l.PCR4, l.PCR11) {
+		if err := d.check(); err != nil {
+			return err
+		}
+	}
+	if err := checkDigest("sha256", l.SiteConfig); err != nil {
+		return fmt.Errorf("siteConfig: %w", err)
+	}
+	if err := checkDigest("sha256", l.ReleaseKey); err != nil {
+		return fmt.Errorf("releaseKey: %w", err)
+	}
+	return nil
+}
