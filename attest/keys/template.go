@@ -53,7 +53,7 @@ func ReleaseKeyRecord(key *ecdsa.PublicKey) (event.Record, error) {
 	if err != nil {
 		return event.Record{}, err
 	}
-	return event.Record{Type: event.TypeReleaseKey, SHA256: hex.EncodeToString(name[2:])}, nil // without the algorithm
+	return event.Record{Type: event.TypeReleaseKey, Detail: map[string]string{"name": hex.EncodeToString(name)}}, nil
 }
 
 // AKs returns the templates of the attestation key of a site, preferred first. Any may be used; a TPM without ECC

@@ -192,9 +192,9 @@ func (s *Set) appraiseAuthority(a *Appraisal, v *verify.Verified) {
 			a.deny(s.authorityReason(v, r))
 			return
 		}
-		if want, ok := a.Loader.expects(r.Type); ok && want != r.SHA256 {
+		if want, got := a.Loader.expects(r); want != got {
 			a.deny(wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r),
-				Expected: want, Found: r.SHA256, Detail: "it is not the one of loader " + a.Loader.Name})
+				Expected: want, Found: got, Detail: "it is not the one of loader " + a.Loader.Name})
 			return
 		}
 	}
@@ -219,17 +219,17 @@ func (s *Set) authorityReason(v *verify.Verified, r event.Record) wire.Reason {
 	return reason
 }
 
-// expects is the digest that the loader's reference gives for a record of PCR 13.
-func (l *Loader) expects(t event.Type) (string, bool) {
+// expects compares a record of PCR 13 with what the loader's reference knows of it; other records expect nothing.
+func (l *Loader) expects(r event.Record) (want, got string) {
 	switch {
 	case l == nil:
-		return "", false
-	case t == event.TypeSiteConfig:
-		return l.SiteConfig, true
-	case t == event.TypeReleaseKey:
-		return l.ReleaseKey, true
+		return "", ""
+	case r.Type == event.TypeSiteConfig:
+		return l.SiteConfig, r.SHA256
+	case r.Type == event.TypeReleaseKey:
+		return l.ReleaseKey, r.Detail["name"]
 	}
-	return "", false
+	return "", ""
 }
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }

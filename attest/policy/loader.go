@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Loader is the reference of one loader: a UKI, or a kernel and initramfs that firmware starts otherwise.
@@ -15,7 +16,7 @@ type Loader struct {
 	// a stub that measures, there are none.
 	PCR11      []Digests `json:"pcr11,omitempty"`
 	SiteConfig string    `json:"siteConfig"` // hex SHA-256 of the site config in its initramfs
-	ReleaseKey string    `json:"releaseKey"` // hex SHA-256 of the release key's public area: its TPM Name without algorithm
+	ReleaseKey string    `json:"releaseKey"` // hex of the release key's TPM Name, see [keys.ReleaseKeyRecord]
 }
 
 func (l *Loader) check() error {
@@ -33,8 +34,8 @@ func (l *Loader) check() error {
 	if err := checkDigest("sha256", l.SiteConfig); err != nil {
 		return fmt.Errorf("siteConfig: %w", err)
 	}
-	if err := checkDigest("sha256", l.ReleaseKey); err != nil {
-		return fmt.Errorf("releaseKey: %w", err)
+	if name, ok := strings.CutPrefix(l.ReleaseKey, "000b"); !ok || checkDigest("sha256", name) != nil {
+		return fmt.Errorf("releaseKey %q is not a TPM Name (000b and a SHA-256 digest) in lower-case hex", l.ReleaseKey)
 	}
 	return nil
 }

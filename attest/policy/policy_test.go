@@ -46,7 +46,7 @@ func firmwareLog(t testing.TB) *fwlog.Log {
 
 // loaderOf makes the reference of the loader in a log, as a prediction would.
 func loaderOf(log *fwlog.Log) *Loader {
-	l := &Loader{Header: Header{Version, KindLoader, "loader-1"}, SiteConfig: digestOf("site"), ReleaseKey: digestOf("release")}
+	l := &Loader{Header: Header{Version, KindLoader, "loader-1"}, SiteConfig: digestOf("site"), ReleaseKey: "000b" + digestOf("release")}
 	for _, e := range log.Events {
 		switch {
 		case e.PCR == loaderPCR && e.Type == fwlog.EventEFIBootServicesApp:
@@ -80,7 +80,7 @@ func authorityRecords() []event.Record {
 		{Type: event.TypeHostConfig, SHA256: digestOf("host")},
 		{Type: event.TypeSiteConfig, SHA256: digestOf("site")},
 		{Type: event.TypeProvenance, Name: "oci", SHA256: digestOf("manifest"), Detail: map[string]string{"keys": "k1,k2"}},
-		{Type: event.TypeReleaseKey, SHA256: digestOf("release")},
+		{Type: event.TypeReleaseKey, Detail: map[string]string{"name": "000b" + digestOf("release")}},
 		{Type: event.TypeClock, Name: "attestd"},
 		{Type: event.TypeFloor},
 	}
@@ -228,7 +228,7 @@ func TestAppraiseDenies(t *testing.T) {
 			edit(v, event.TypeSiteConfig, "", func(r *event.Record) { r.SHA256 = digestOf("evil") })
 		}, wire.CodeAuthority, "site-config"},
 		"other release key": {func(v *verify.Verified, _ *Set, _ *Device) {
-			edit(v, event.TypeReleaseKey, "", func(r *event.Record) { r.SHA256 = digestOf("evil") })
+			edit(v, event.TypeReleaseKey, "", func(r *event.Record) { r.Detail = map[string]string{"name": "000b" + digestOf("evil")} })
 		}, wire.CodeAuthority, "release-key"},
 		"no clock": {func(v *verify.Verified, _ *Set, _ *Device) {
 			v.Loader = slices.DeleteFunc(v.Loader, func(e cel.Entry) bool { return e.Record.Type == event.TypeClock })
@@ -352,6 +352,7 @@ func TestParseRefuses(t *testing.T) {
 		"records contradict":     {KindImage, digestOf("kernel"), digestOf("other")},
 		"bad digest":             {KindLoader, digestOf("site"), "abc"},
 		"name with a space":      {KindLoader, `"loader-1"`, `"loader 1"`},
+		"bad Name":               {KindLoader, `"000b`, `"000c`},
 		"no loader digests":      {KindLoader, `"pcr4"`, `"pcr5"`},
 		"root of trust":          {KindProfile, `"virtual"`, `"good"`},
 		"PCR 0 ignored":          {KindProfile, `"pcr": 0,` + "\n" + `      "match": "sequence"`, `"pcr": 0,` + "\n" + `      "match": "any"`},
