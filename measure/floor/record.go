@@ -3,7 +3,10 @@ package floor
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"github.com/sealboot/sealboot/measure/event"
 )
 
 // ErrRollback means that something is older than the floor allows.
@@ -92,6 +95,21 @@ func (f Record) Clamped(imageVersion uint64, t time.Time) Record {
 		f.Time = t
 	}
 	return f
+}
+
+// Event returns the record that is measured for a floor, after it was raised.
+func (f Record) Event() event.Record {
+	detail := map[string]string{
+		"root":      strconv.FormatUint(f.RootVersion, 10),
+		"timestamp": strconv.FormatUint(f.Timestamp.Version, 10),
+		"snapshot":  strconv.FormatUint(f.Snapshot.Version, 10),
+		"targets":   strconv.FormatUint(f.Targets.Version, 10),
+		"image":     strconv.FormatUint(f.ImageVersion, 10),
+	}
+	if !f.Time.IsZero() {
+		detail["time"] = f.Time.UTC().Format(time.RFC3339)
+	}
+	return event.Record{Type: event.TypeFloor, Detail: detail}
 }
 
 func (r Role) below(floor Role) bool {

@@ -105,6 +105,18 @@ func TestClamped(t *testing.T) {
 	}
 }
 
+func TestEvent(t *testing.T) {
+	got, err := base().Event().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"type":"floor","detail":{"image":"42","root":"3","snapshot":"7","targets":"5",` +
+		`"time":"2026-11-23T01:44:00Z","timestamp":"20261123014400"}}`
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("record (-want +got):\n%s", diff)
+	}
+}
+
 func TestSlotGolden(t *testing.T) {
 	b, err := encodeSlot(9, base())
 	if err != nil {

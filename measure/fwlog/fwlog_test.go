@@ -200,6 +200,7 @@ func TestParseMalformed(t *testing.T) {
 		"locality late":         join(header(11), separator, locality("\x03")),
 		"locality of PCR 1":     join(header(11), record(1, EventNoAction, "StartupLocality\x00\x03")),
 		"locality without byte": join(header(11), locality("")),
+		"H-CRTM late":           join(header(11), separator, record(0, EventEFIHCRTM, "HCRTM")),
 		"too many":              join(header(11), bytes.Repeat(separator, MaxEvents+1)),
 		"too long":              make([]byte, MaxSize+1),
 	} {
@@ -214,32 +215,40 @@ func TestParseMalformed(t *testing.T) {
 }
 
 func TestStartupLocality(t *testing.T) {
-	log, err := Parse(join(header(11),
-		record(anyPCR, EventNoAction, "no PCR"),
-		record(1, EventSeparator, ""),
-		record(0, EventNoAction, "StartupLocality\x00\x03"),
-		record(0, EventSeparator, "")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := log.Replay(tpm2.TPMAlgSHA256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := make([]byte, 32)
-	start[31] = 3
-	want := pcr.Values{0: start}
-	if err := want.Extend(tpm2.TPMAlgSHA256, 0, make([]byte, 32)); err != nil {
-		t.Fatal(err)
-	}
-	if err := want.Extend(tpm2.TPMAlgSHA256, 1, make([]byte, 32)); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("PCRs (-want +got):\n%s", diff)
-	}
-	if log.Events[0].PCR != NoPCR {
-		t.Errorf("PCR of an event without one = %d", log.Events[0].PCR)
+	locality := record(0, EventNoAction, "StartupLocality\x00\x03")
+	for name, tc := range map[string]struct {
+		log  []byte
+		want byte
+	}{
+		"none":   {record(0, EventSeparator, ""), 0},
+		"3":      {join(locality, record(0, EventSeparator, "")), 3},
+		"H-CRTM": {record(0, EventEFIHCRTM, "HCRTM"), 4},
+		"both":   {join(locality, record(0, EventEFIHCRTM, "HCRTM")), 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log, err := Parse(join(header(11), record(anyPCR, EventNoAction, "no PCR"), record(1, EventSeparator, ""), tc.log))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := log.Replay(tpm2.TPMAlgSHA256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := make([]byte, 32)
+			start[31] = tc.want
+			want := pcr.Values{0: start}
+			for index := range 2 {
+				if err := want.Extend(tpm2.TPMAlgSHA256, index, make([]byte, 32)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("PCRs (-want +got):\n%s", diff)
+			}
+			if log.Events[0].PCR != NoPCR {
+				t.Errorf("PCR of an event without one = %d", log.Events[0].PCR)
+			}
+		})
 	}
 }
 

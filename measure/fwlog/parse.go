@@ -20,6 +20,7 @@ const (
 	sha1Size      = 20
 	maxDigestSize = 64
 	maxBanks      = 16
+	localityHCRTM = 4
 	anyPCR        = 0xffffffff // PFP 10.2.1: an EV_NO_ACTION event of no PCR
 )
 
@@ -225,18 +226,26 @@ func (p *parser) digests() (map[tpm2.TPMAlgID][]byte, error) {
 // claim must be made once and before PCR 0 is extended, or it could be bent until
 // some forged log replays.
 func (p *parser) startup(e Event) error {
-	if e.Extends() {
+	switch {
+	case e.PCR == 0 && e.Type == EventEFIHCRTM:
+		// The hardware measured before it started the TPM, which sets PCR 0 to 4
+		// whatever the locality was.
+		if p.started {
+			return fmt.Errorf("a late %s", e.Type)
+		}
+		p.log.StartupLocality, p.started = localityHCRTM, true
+		return nil
+	case e.Extends():
 		p.started = p.started || e.PCR == 0
 		return nil
-	}
-	if !bytes.HasPrefix(e.Data, localitySignature) {
+	case !bytes.HasPrefix(e.Data, localitySignature):
 		return nil
 	}
 	if len(e.Data) != len(localitySignature)+1 || e.PCR != 0 || p.locality || p.started {
 		return fmt.Errorf("a StartupLocality event that is malformed, repeated or late")
 	}
 	locality := e.Data[len(localitySignature)]
-	if locality != 0 && locality != 3 && locality != 4 {
+	if locality != 0 && locality != 3 && locality != localityHCRTM {
 		return fmt.Errorf("the TPM cannot be started from locality %d", locality)
 	}
 	p.log.StartupLocality, p.locality = locality, true

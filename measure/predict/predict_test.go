@@ -1,0 +1,150 @@
+package predict
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sealboot/sealboot/measure"
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/pcr"
+	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var bothBanks = []tpm2.TPMAlgID{tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384}
+
+func descriptor() event.Descriptor {
+	sum := func(c string) string { return strings.Repeat(c, 64) }
+	return event.Descriptor{Kind: event.KindContainer, Artifacts: []event.Artifact{
+		{Role: event.RoleKernel, SHA256: sum("a"), Size: 8 << 20},
+		{Role: event.RoleCmdline, SHA256: sum("b"), Size: 17},
+		{Role: event.RoleLayer, SHA256: sum("c"), Size: 100 << 20},
+		{Role: event.RoleLayer, SHA256: sum("d"), Size: 3},
+	}}
+}
+
+// TestForImageIsWhatTheLoaderMeasures runs the loader's side on a TPM.
+func TestForImageIsWhatTheLoaderMeasures(t *testing.T) {
+	want, err := ForImage(descriptor(), bothBanks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp := tpmtest.Start(t, tpmtest.Options{Banks: bothBanks}).TPM
+	recorder, err := measure.NewRecorder(tp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() Digests {
+		got := make(Digests)
+		for _, bank := range bothBanks {
+			values, err := tp.ReadPCRs(t.Context(), bank, []int{event.PCRImage})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[bank] = values[event.PCRImage]
+		}
+		return got
+	}
+	records, err := descriptor().Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records {
+		if err := recorder.Extend(t.Context(), event.PCRImage, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(want.Attested, read()); diff != "" {
+		t.Errorf("at attestation (-predicted +TPM):\n%s", diff)
+	}
+	if err := recorder.Extend(t.Context(), event.PCRImage, event.CapRecord()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.AfterCap, read()); diff != "" {
+		t.Errorf("after the cap (-predicted +TPM):\n%s", diff)
+	}
+}
+
+// TestForImageGolden pins the reference values: fleets hold them signed.
+func TestForImageGolden(t *testing.T) {
+	image, err := ForImage(descriptor(), bothBanks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(d Digests) map[string]string {
+		m := make(map[string]string)
+		for bank, digest := range d {
+			m[pcr.BankName(bank)] = hex.EncodeToString(digest)
+		}
+		return m
+	}
+	out := map[string]any{"attested": text(image.Attested), "afterCap": text(image.AfterCap)}
+	var events []map[string]string
+	for _, d := range image.Digests {
+		events = append(events, text(d))
+	}
+	out["events"] = events
+	got, err := json.MarshalIndent(out, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	const path = "testdata/image.json"
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("reference values (-want +got):\n%s", diff)
+	}
+}
+
+func TestForImageRefuses(t *testing.T) {
+	if _, err := ForImage(descriptor(), nil); err == nil {
+		t.Error("no banks: no error")
+	}
+	if _, err := ForImage(event.Descriptor{Kind: event.KindLinux}, bothBanks); err == nil {
+		t.Error("invalid descriptor: no error")
+	}
+	if _, err := ForImage(descriptor(), []tpm2.TPMAlgID{0x12}); err == nil {
+		t.Error("unsupported bank: no error")
+	}
+}
+
+func TestMatches(t *testing.T) {
+	e := Event{PCR: 4, Digests: Digests{tpm2.TPMAlgSHA256: {1}, tpm2.TPMAlgSHA384: {2}}}
+	logged := func(change func(*fwlog.Event)) fwlog.Event {
+		l := fwlog.Event{PCR: 4, Type: fwlog.EventIPL, Digests: map[tpm2.TPMAlgID][]byte{tpm2.TPMAlgSHA256: {1}}}
+		change(&l)
+		return l
+	}
+	for name, tc := range map[string]struct {
+		l    fwlog.Event
+		want bool
+	}{
+		"same":         {logged(func(*fwlog.Event) {}), true},
+		"other PCR":    {logged(func(l *fwlog.Event) { l.PCR = 5 }), false},
+		"other digest": {logged(func(l *fwlog.Event) { l.Digests[tpm2.TPMAlgSHA256] = []byte{9} }), false},
+		"other bank":   {logged(func(l *fwlog.Event) { l.Digests[tpm2.TPMAlgSHA512] = []byte{9} }), false},
+		"no digest":    {logged(func(l *fwlog.Event) { l.Digests = nil }), false},
+		"no action":    {logged(func(l *fwlog.Event) { l.Type = fwlog.EventNoAction }), false},
+	} {
+		if got := e.Matches(tc.l); got != tc.want {
+			t.Errorf("%s: Matches() = %t", name, got)
+		}
+	}
+}
