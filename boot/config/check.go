@@ -263,6 +263,9 @@ func (s *Site) checkOCI(p *problems, at string, src *Source) {
 			p.addf(index(at+".mirrors", i), "want registry/repository without a tag, found %q", shorten(m))
 		}
 	}
+	if !src.PlainHTTP && src.CA == "" {
+		p.addf(at+".ca", "want the registry's CA, since a loader knows no public ones; found none")
+	}
 	s.checkJudged(p, at, src)
 }
 
@@ -287,14 +290,14 @@ func (s *Site) checkMedia(p *problems, at string, src *Source) {
 	if (src.Target != "") != (len(src.Root) > 0) {
 		p.addf(at+".root", "want root and target together: a bundle is a TUF repository")
 	}
-	if (src.Target != "") == (src.Ref != "") {
-		p.addf(at+".ref", "want either ref, for an OCI layout, or root and target, for a TUF bundle")
+	if src.Target != "" {
+		if src.Ref != "" || len(src.Keys) > 0 {
+			p.addf(at+".ref", "want either ref and keys, for an OCI layout, or root and target, for a TUF bundle")
+		}
 		return
 	}
-	if src.Ref != "" {
-		if !mediaRef.MatchString(src.Ref) {
-			p.addf(at+".ref", "want a tag or sha256:..., found %q", shorten(src.Ref))
-		}
-		s.checkJudged(p, at, src)
+	if src.Ref != "" && !mediaRef.MatchString(src.Ref) {
+		p.addf(at+".ref", "want a tag or sha256:..., found %q", shorten(src.Ref))
 	}
+	s.checkJudged(p, at, src)
 }

@@ -89,7 +89,7 @@ func TestSiteRoundTrip(t *testing.T) {
 		ServerKey:  key[0],
 		ReleaseKey: key[1],
 		Sources: []config.Source{
-			{Type: "oci", Ref: "registry.example:5000/os/edge:stable", Mirrors: []string{"mirror.example/os/edge"}, Keys: key, Threshold: 1},
+			{Type: "oci", CA: certificate(t), Ref: "registry.example:5000/os/edge:stable", Mirrors: []string{"mirror.example/os/edge"}, Keys: key, Threshold: 1},
 			{Type: "tuf", Root: []byte(`{"signed":{}}`), MetadataURL: "http://tuf.example/", Target: "edge"},
 			{Type: "media", Ref: "stable"},
 		},
@@ -219,7 +219,7 @@ func TestPlaces(t *testing.T) {
 }
 
 func FuzzParseSite(f *testing.F) {
-	f.Add([]byte(`{"site":"a","sources":[{"type":"oci","ref":"r/x@sha256:` + strings.Repeat("0", 64) + `"}]}`))
+	f.Add([]byte(`{"site":"a","sources":[{"type":"oci","plainHTTP":true,"ref":"r/x@sha256:` + strings.Repeat("0", 64) + `"}]}`))
 	f.Add([]byte(`{"site":"a","sources":[{"type":"media","ref":"v1"}],"pcrs":{"image":12,"authority":14},"end":"retry"}`))
 	f.Add([]byte(`{"site":{"site":[[[[null`))
 	f.Fuzz(func(t *testing.T, b []byte) {

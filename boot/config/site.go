@@ -107,12 +107,14 @@ type Source struct {
 	Type string `json:"type"`
 
 	// Ref is the image. oci: registry/repository:tag or @digest. media: the
-	// tag or digest in the layout.
+	// tag or digest in the layout; empty means its only image.
 	Ref string `json:"ref,omitempty"`
-	// Mirrors: oci: registry/repository, tuf: base URLs. Tried in order
-	// after the first.
+	// Mirrors are tried in order after the first place. oci:
+	// registry/repository, with the tag or digest of Ref. tuf: URLs of a
+	// folder that holds "metadata" and "targets".
 	Mirrors []string `json:"mirrors,omitempty"`
-	// CA replaces the public CAs for this source (PEM).
+	// CA signs the TLS certificates of the source and its mirrors (PEM): a
+	// loader knows no public CAs.
 	CA string `json:"ca,omitempty"`
 	// PlainHTTP fetches without TLS.
 	PlainHTTP bool `json:"plainHTTP,omitempty"`
@@ -130,7 +132,7 @@ type Source struct {
 	// Root is the trusted root.json of a TUF repository.
 	Root []byte `json:"root,omitempty"`
 	// MetadataURL and TargetsURL are where the repository is; an empty
-	// TargetsURL means "targets/" beside the metadata.
+	// TargetsURL means the folder "targets" beside the metadata's.
 	MetadataURL string `json:"metadataURL,omitempty"`
 	TargetsURL  string `json:"targetsURL,omitempty"`
 	// Target is the name of what to boot.
