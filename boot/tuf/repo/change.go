@@ -75,10 +75,27 @@ func RemoveKey(role, id string) Change {
 	}
 }
 
+// RemovePublicKey takes a key away from a role, whatever its identifier is.
+func RemovePublicKey(role string, pub crypto.PublicKey) Change {
+	return func(e *Edit) error {
+		return e.grants(role, func(keys map[string]*metadata.Key, ids *[]string, _ *int) error {
+			same, before := sign.IDs(keys, pub), len(*ids)
+			*ids = slices.DeleteFunc(*ids, func(id string) bool { return slices.Contains(same, id) })
+			if len(*ids) == before {
+				return fmt.Errorf("%w: %s does not have that key", ErrChange, role)
+			}
+			return nil
+		})
+	}
+}
+
 // SetThreshold says how many keys must sign a role.
 func SetThreshold(role string, n int) Change {
 	return func(e *Edit) error {
 		return e.grants(role, func(_ map[string]*metadata.Key, _ *[]string, threshold *int) error {
+			if n < 1 {
+				return fmt.Errorf("%w: threshold %d of %s", ErrChange, n, role)
+			}
 			*threshold = n
 			return nil
 		})

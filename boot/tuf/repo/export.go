@@ -196,6 +196,25 @@ func (r *Repo) Bundle(ctx context.Context, now time.Time, b Bundle, w io.Writer)
 	return tw.Close()
 }
 
+// BundleFile is Bundle to a file, which is there when it is complete.
+func (r *Repo) BundleFile(ctx context.Context, now time.Time, b Bundle, file string) error {
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".bundle")
+	if err != nil {
+		return err
+	}
+	err = r.Bundle(ctx, now, b, tmp)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return syncDir(filepath.Dir(file))
+}
+
 // seal makes and signs the statement of a bundle; see [tuf.SealType].
 func (r *Repo) seal(published map[string]any, now time.Time, b Bundle) ([]byte, error) {
 	md := metadata.Targets(now.UTC().Truncate(time.Second).Add(b.Lifetime))

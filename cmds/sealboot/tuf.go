@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/tuf/sign"
+)
+
+func newTUFCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "tuf",
+		Short: "Publish images in a TUF repository",
+		Long: `Publish images in a TUF repository: a folder with metadata/ and targets/ that any
+web server or bucket serves.
+
+Every command that changes something signs it with the keys given by --key. What
+still lacks signatures is a draft: clients do not see it, and "tuf sign" adds to
+it, on other machines too. Keys are PEM files; make one with
+"openssl genpkey -algorithm ed25519 -out root.pem" or let "tuf init" do it.`,
+	}
+	cmd.AddCommand(newTUFInitCmd(), newTUFAddKeyCmd(), newTUFRotateCmd(), newTUFDelegateCmd(),
+		newTUFAddCmd(), newTUFRemoveCmd(), newTUFSignCmd(), newTUFDiscardCmd(), newTUFRefreshCmd(),
+		newTUFVerifyCmd(), newTUFExportCmd(), newTUFBundleCmd())
+	return cmd
+}
+
+// tufSigner is the flag that most commands have.
+type tufSigner struct{ files []string }
+
+func (s *tufSigner) flag(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVarP(&s.files, "key", "k", nil, "sign with the private key in this file; may be repeated")
+}
+
+func (s *tufSigner) keys() ([]crypto.Signer, error) {
+	var keys []crypto.Signer
+	for _, file := range s.files {
+		key, _, err := repo.ReadKey(file)
+		if err != nil {
+			return nil, err
+		}
+		if key == nil {
+			return nil, fmt.Errorf("%s is a public key; signing needs the private one", file)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// apply makes changes in the repository dir and says what came of them.
+func (s *tufSigner) apply(cmd *cobra.Command, dir string, changes ...repo.Change) error {
+	keys, err := s.keys()
+	if err != nil {
+		return err
+	}
+	return inRepo(cmd.Context(), dir, func(r *repo.Repo) error {
+		status, err := r.Apply(cmd.Context(), time.Now(), keys, changes...)
+		if err != nil {
+			return err
+		}
+		return printTUFStatus(cmd.OutOrStdout(), status)
+	})
+}
+
+func inRepo(ctx context.Context, dir string, f func(*repo.Repo) error) error {
+	r, err := repo.Open(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return f(r)
+}
+
+func printTUFStatus(w io.Writer, s repo.Status) error {
+	var b strings.Builder
+	for _, role := range slices.Sorted(maps.Keys(s.Versions)) {
+		fmt.Fprintf(&b, "%s %d", role, s.Versions[role])
+		if m, ok := s.Missing[role]; ok {
+			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, strings.Join(m.Keys, ", "))
+		}
+		b.WriteByte('\n')
+	}
+	switch {
+	case len(s.Versions) == 0:
+		b.WriteString("nothing to do\n")
+	case s.Published:
+		b.WriteString("published\n")
+	default:
+		b.WriteString("kept as a draft; add the signatures with \"sealboot tuf sign\"\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func publicKeys(files []string) ([]crypto.PublicKey, error) {
+	var pubs []crypto.PublicKey
+	for _, file := range files {
+		_, pub, err := repo.ReadKey(file)
+		if err != nil {
+			return nil, err
+		}
+		pubs = append(pubs, pub)
+	}
+	return pubs, nil
+}
+
+func newTUFInitCmd() *cobra.Command {
+	var signer tufSigner
+	var trust, thresholds, lifetimes []string
+	var generate string
+	cmd := &cobra.Command{
+		Use:   "init REPOSITORY",
+		Short: "Begin a repository",
+		Example: `  sealboot tuf init repo --generate keys
+  sealboot tuf init repo --trust root=alice.pub --trust root=bob.pub --threshold root=2 --generate keys`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return err
+			}
+			changes, err := initChanges(trust, thresholds, lifetimes, generate, &signer)
+			if err != nil {
+				return err
+			}
+			return signer.apply(cmd, args[0], changes...)
+		},
+	}
+	signer.flag(cmd)
+	f := cmd.Flags()
+	f.StringArrayVar(&trust, "trust", nil, "`ROLE=FILE`: trust the key in this file with a role; may be repeated")
+	f.StringArrayVar(&thresholds, "threshold", nil, "`ROLE=N`: so many keys must sign a role")
+	f.StringArrayVar(&lifetimes, "lifetime", nil, "`ROLE=TIME`: a role is valid for so long, such as 7d or 12h")
+	f.StringVar(&generate, "generate", "", "make a key in this `folder` for every role without one, and sign with it")
+	return cmd
+}
+
+func initChanges(trust, thresholds, lifetimes []string, generate string, signer *tufSigner) ([]repo.Change, error) {
+	changes := []repo.Change{repo.Create()}
+	files := map[string][]string{}
+	for _, t := range trust {
+		role, file, err := assignment(t)
+		if err != nil {
+			return nil, err
+		}
+		files[role] = append(files[role], file)
+	}
+	for _, role := range []string{tuf.RoleRoot, tuf.RoleTimestamp, tuf.RoleSnapshot, tuf.RoleTargets} {
+		if len(files[role]) == 0 && generate != "" {
+			file := filepath.Join(generate, role+".pem")
+			if err := sign.Generate(file); err != nil {
+				return nil, err
+			}
+			files[role] = []string{file}
+			signer.files = append(signer.files, file)
+		}
+		pubs, err := publicKeys(files[role])
+		if err != nil {
+			return nil, err
+		}
+		if len(pubs) == 0 {
+			return nil, fmt.Errorf("role %s has no key: give one with --trust, or --generate", role)
+		}
+		for _, pub := range pubs {
+			changes = append(changes, repo.AddKey(role, pub))
+		}
+	}
+	for _, t := range thresholds {
+		role, value, err := assignment(t)
+		if err != nil {
+			return nil, err
+		}
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return nil, fmt.Errorf("--threshold %s: %w", t, err)
+		}
+		changes = append(changes, repo.SetThreshold(role, n))
+	}
+	for _, l := range lifetimes {
+		role, value, err := assignment(l)
+		if err != nil {
+			return nil, err
+		}
+		d, err := days(value)
+		if err != nil {
+			return nil, fmt.Errorf("--lifetime %s: %w", l, err)
+		}
+		changes = append(changes, repo.SetLifetime(role, d))
+	}
+	return changes, nil
+}
+
+func assignment(s string) (role, value string, err error) {
+	role, value, ok := strings.Cut(s, "=")
+	if !ok || role == "" || value == "" {
+		return "", "", fmt.Errorf("%q is not of the form ROLE=VALUE", s)
+	}
+	return role, value, nil
+}
+
+// days parses a duration that may be in days.
+func days(s string) (time.Duration, error) {
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		v, err := strconv.ParseUint(n, 10, 16)
+		return time.Duration(v) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
+}
+
+func newTUFAddKeyCmd() *cobra.Command {
+	var signer tufSigner
+	var threshold int
+	cmd := &cobra.Command{
+		Use:     "add-key REPOSITORY ROLE KEYFILE...",
+		Short:   "Trust more keys with a role",
+		Example: `  sealboot tuf add-key repo root bob.pub carol.pub --threshold 2 --key root.pem`,
+		Args:    cobra.MinimumNArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pubs, err := publicKeys(args[2:])
+			if err != nil {
+				return err
+			}
+			var changes []repo.Change
+			for _, pub := range pubs {
+				changes = append(changes, repo.AddKey(args[1], pub))
+			}
+			if threshold > 0 {
+				changes = append(changes, repo.SetThreshold(args[1], threshold))
+			}
+			return signer.apply(cmd, args[0], changes...)
+		},
+	}
+	signer.flag(cmd)
+	cmd.Flags().IntVar(&threshold, "threshold", 0, "so many keys must sign from now on; 0 leaves it as it is")
+	return cmd
+}
+
+func newTUFRotateCmd() *cobra.Command {
+	var signer tufSigner
+	var old, fresh []string
+	cmd := &cobra.Command{
+		Use:   "rotate REPOSITORY ROLE",
+		Short: "Replace keys of a role",
+		Long: `Replace keys of a role. What the old keys had signed is signed anew, so give the
+new private keys too. An old key is a key file or an identifier.`,
+		Example: `  sealboot tuf rotate repo timestamp --old timestamp.pem --new timestamp-2.pem --key root.pem --key timestamp-2.pem`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var changes []repo.Change
+			for _, o := range old {
+				if _, pub, err := repo.ReadKey(o); err == nil {
+					changes = append(changes, repo.RemovePublicKey(args[1], pub))
+				} else {
+					changes = append(changes, repo.RemoveKey(args[1], o))
+				}
+			}
+			pubs, err := publicKeys(fresh)
+			if err != nil {
+				return err
+			}
+			for _, pub := range pubs {
+				changes = append(changes, repo.AddKey(args[1], pub))
+			}
+			return signer.apply(cmd, args[0], changes...)
+		},
+	}
+	signer.flag(cmd)
+	cmd.Flags().StringArrayVar(&old, "old", nil, "take this key away; may be repeated")
+	cmd.Flags().StringArrayVar(&fresh, "new", nil, "trust the key in this file; may be repeated")
+	return cmd
+}
+
+func newTUFDelegateCmd() *cobra.Command {
+	var signer tufSigner
+	var d repo.Delegation
+	var trust []string
+	cmd := &cobra.Command{
+		Use:     "delegate REPOSITORY ROLE",
+		Short:   "Let other keys publish targets of some names",
+		Example: `  sealboot tuf delegate repo shops --path 'shops/*' --trust shops.pub --key targets.pem --key snapshot.pem --key timestamp.pem`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pubs, err := publicKeys(trust)
+			if err != nil {
+				return err
+			}
+			d.Name, d.Keys = args[1], pubs
+			return signer.apply(cmd, args[0], repo.Delegate(d))
+		},
+	}
+	signer.flag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&d.Delegator, "delegator", tuf.RoleTargets, "the role that delegates")
+	f.StringArrayVar(&d.Paths, "path", nil, "names that the role may list, as a glob pattern; may be repeated")
+	f.StringArrayVar(&trust, "trust", nil, "trust the key in this file with the role; may be repeated")
+	f.IntVar(&d.Threshold, "threshold", 1, "so many keys must sign")
+	f.BoolVar(&d.Terminating, "terminating", false, "no other role is asked for these names")
+	return cmd
+}

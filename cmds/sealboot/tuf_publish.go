@@ -1,0 +1,259 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/image"
+	"github.com/sealboot/sealboot/boot/tuf/repo"
+)
+
+// tufImage are the flags that make a target bootable.
+type tufImage struct {
+	custom image.Custom
+	linux  image.Linux
+	oci    string
+}
+
+func newTUFAddCmd() *cobra.Command {
+	var signer tufSigner
+	var img tufImage
+	var role string
+	cmd := &cobra.Command{
+		Use:   "add REPOSITORY NAME [FILE]",
+		Short: "Publish a file, or an image that can be booted",
+		Long: `Publish a file under a name, or with --kind an image that can be booted:
+
+  uki, disk, bundle   the file is the image
+  linux               --kernel, --initrd and --dtb name targets that are published already
+  oci                 the image is in a registry, pinned by --oci`,
+		Example: `  sealboot tuf add repo os/12/vmlinuz vmlinuz --key targets.pem --key snapshot.pem --key timestamp.pem
+  sealboot tuf add repo os --kind linux --image-version 12 --kernel os/12/vmlinuz --initrd os/12/initrd -k ...
+  sealboot tuf add repo os --kind oci --image-version 12 --oci registry.example/os@sha256:... -k ...`,
+		Args: cobra.RangeArgs(2, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target := repo.Target{Role: role, Name: args[1]}
+			if len(args) == 3 {
+				target.File = args[2]
+			}
+			dir, err := os.MkdirTemp("", "sealboot-tuf")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(dir)
+			if err := img.complete(&target, dir); err != nil {
+				return err
+			}
+			return signer.apply(cmd, args[0], repo.AddTarget(target))
+		},
+	}
+	signer.flag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&role, "role", tuf.RoleTargets, "the role that lists the target")
+	f.StringVar(&img.custom.Kind, "kind", "", "linux, uki, disk, bundle or oci; empty for a plain file")
+	f.Uint64Var(&img.custom.Version, "image-version", 0, "the version of the image, which devices do not go below")
+	f.StringVar(&img.custom.Architecture, "arch", runtime.GOARCH, "the machines that it is for")
+	f.StringVar(&img.custom.Cmdline, "cmdline", "", "the kernel's command line")
+	f.StringVar(&img.custom.ReferenceValues, "reference-values", "", "the target with the image's reference values")
+	f.StringVar(&img.linux.Kernel, "kernel", "", "the target that is the kernel")
+	f.StringVar(&img.linux.Initrd, "initrd", "", "the target that is the initrd")
+	f.StringVar(&img.linux.DTB, "dtb", "", "the target that is the device tree")
+	f.StringVar(&img.oci, "oci", "", "the image in a registry: `REPOSITORY@sha256:...`")
+	return cmd
+}
+
+// complete gives the target its custom part, and its content if no file has it.
+func (i *tufImage) complete(t *repo.Target, dir string) error {
+	content, err := i.content()
+	if err != nil {
+		return err
+	}
+	if (content == nil) == (t.File == "") {
+		return fmt.Errorf("a target has a FILE, or is of kind %s or %s", image.KindLinux, image.KindOCI)
+	}
+	if content != nil {
+		t.File = filepath.Join(dir, "content")
+		if err := os.WriteFile(t.File, content, 0o600); err != nil {
+			return err
+		}
+	}
+	if i.custom.Kind == "" {
+		return nil
+	}
+	if err := i.custom.Validate(); err != nil {
+		return err
+	}
+	t.Custom, err = json.Marshal(map[string]image.Custom{"sealboot": i.custom})
+	return err
+}
+
+// content is what the target consists of if the image is somewhere else.
+func (i *tufImage) content() ([]byte, error) {
+	switch i.custom.Kind {
+	case image.KindLinux:
+		i.linux.Cmdline, i.custom.Cmdline = i.custom.Cmdline, ""
+		if err := i.linux.Validate(); err != nil {
+			return nil, err
+		}
+		return json.Marshal(i.linux)
+	case image.KindOCI:
+		repository, digest, _ := strings.Cut(i.oci, "@")
+		i.custom.OCI = &image.OCI{Repository: repository, Digest: digest}
+		return []byte(i.oci + "\n"), nil
+	}
+	return nil, nil
+}
+
+func newTUFRemoveCmd() *cobra.Command {
+	var signer tufSigner
+	var role string
+	cmd := &cobra.Command{
+		Use:   "remove REPOSITORY NAME",
+		Short: "Stop publishing a target",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return signer.apply(cmd, args[0], repo.RemoveTarget(role, args[1]))
+		},
+	}
+	signer.flag(cmd)
+	cmd.Flags().StringVar(&role, "role", tuf.RoleTargets, "the role that lists the target")
+	return cmd
+}
+
+func newTUFSignCmd() *cobra.Command {
+	var signer tufSigner
+	cmd := &cobra.Command{
+		Use:   "sign REPOSITORY",
+		Short: "Add signatures to the draft, and publish it when it has enough",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return signer.apply(cmd, args[0]) },
+	}
+	signer.flag(cmd)
+	return cmd
+}
+
+func newTUFDiscardCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "discard REPOSITORY",
+		Short: "Forget the draft",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return inRepo(cmd.Context(), args[0], (*repo.Repo).DropDraft)
+		},
+	}
+}
+
+func newTUFRefreshCmd() *cobra.Command {
+	var signer tufSigner
+	cmd := &cobra.Command{
+		Use:   "refresh REPOSITORY [ROLE...]",
+		Short: "Sign roles anew before they expire; the timestamp if none is named",
+		Long: `Sign roles anew before they expire; the timestamp if none is named. A draft that
+waits for signatures is not touched.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			roles := args[1:]
+			if len(roles) == 0 {
+				roles = []string{tuf.RoleTimestamp}
+			}
+			keys, err := signer.keys()
+			if err != nil {
+				return err
+			}
+			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error {
+				status, err := r.Renew(cmd.Context(), time.Now(), keys, roles...)
+				if err != nil {
+					return err
+				}
+				return printTUFStatus(cmd.OutOrStdout(), status)
+			})
+		},
+	}
+	signer.flag(cmd)
+	return cmd
+}
+
+func newTUFVerifyCmd() *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:   "verify REPOSITORY",
+		Short: "Follow the repository as a device would, and read every target",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if root == "" {
+				root = filepath.Join(args[0], "metadata", "1.root.json")
+			}
+			trusted, err := os.ReadFile(root)
+			if err != nil {
+				return fmt.Errorf("trusted root: %w", err)
+			}
+			report, err := repo.Verify(cmd.Context(), args[0], trusted, time.Now())
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(w, "ROLE\tVERSION\tEXPIRES\tTARGETS")
+			for _, name := range slices.Sorted(maps.Keys(report)) {
+				r := report[name]
+				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", name, r.Version, r.Expires.Format(time.RFC3339), r.Targets)
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", "the root that devices trust; the first one if empty")
+	return cmd
+}
+
+func newTUFExportCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export REPOSITORY FOLDER",
+		Short: "Copy what is published to a folder for a web server or a bucket",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[1], 0o755); err != nil {
+				return err
+			}
+			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return r.Export(cmd.Context(), args[1]) })
+		},
+	}
+}
+
+func newTUFBundleCmd() *cobra.Command {
+	var signer tufSigner
+	var targets []string
+	var lifetime string
+	cmd := &cobra.Command{
+		Use:     "bundle REPOSITORY FILE",
+		Short:   "Write an offline bundle for devices without a network",
+		Example: `  sealboot tuf bundle repo /media/SB-MEDIA/bundle.tar --target os --lifetime 30d --key targets.pem`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := days(lifetime)
+			if err != nil {
+				return fmt.Errorf("--lifetime: %w", err)
+			}
+			keys, err := signer.keys()
+			if err != nil {
+				return err
+			}
+			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error {
+				return r.BundleFile(cmd.Context(), time.Now(), repo.Bundle{Lifetime: d, Targets: targets, Keys: keys}, args[1])
+			})
+		},
+	}
+	signer.flag(cmd)
+	cmd.Flags().StringArrayVar(&targets, "target", nil, "take this target along, with what it refers to; all if none is named")
+	cmd.Flags().StringVar(&lifetime, "lifetime", "30d", "devices refuse the bundle after this")
+	return cmd
+}
