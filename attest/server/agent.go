@@ -11,9 +11,6 @@ import (
 	"github.com/sealboot/sealboot/attest/wire"
 )
 
-// versionHealthy is the name under which the store keeps the highest image version reported healthy.
-const versionHealthy = "healthy"
-
 // agentHandler answers a caller whose certificate TLS verified and who is still admitted.
 type agentHandler func(ctx context.Context, d store.Device, decision string, body []byte) error
 

@@ -25,8 +25,9 @@ type decision struct {
 	verdict *verify.Verdict
 	found   finding
 	device  store.Device
-	answer  []byte // M4
-	ack     []byte // what M5 must carry
+	seen    map[string]int64 // highest versions the device has proven
+	answer  []byte           // M4
+	ack     []byte           // what M5 must carry
 }
 
 // evidence answers M3 with M4. The order is: judge, make the answer in memory, then claim the challenge
@@ -39,13 +40,10 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	if d.verdict.Claim == nil {
 		return nil, denial(http.StatusForbidden, d)
 	}
-	if d.device, err = s.Store.Device(ctx, d.verdict.Claimed.ID()); err != nil {
-		// A challenge is given to known devices only, so it was removed meanwhile.
-		return nil, refuse(http.StatusForbidden, wire.CodeDevice, "", err)
-	}
-	if err := s.addRules(ctx, d); err != nil {
+	if err := s.know(ctx, d, d.verdict.Claimed.ID()); err != nil {
 		return nil, err
 	}
+	d.addRules()
 	if d.verdict.Allowed() {
 		if err := s.release(d); err != nil {
 			return nil, err
@@ -77,7 +75,7 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 		s.metrics.busy.Add(1)
 		return nil, refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "", errors.New("too much evidence at once"))
 	}
-	set, err := s.appraisers.get(ctx, s.Store)
+	appraise, err := s.appraisers.get(ctx, s.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -87,42 +85,49 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 	}
 	d := &decision{id: hex.EncodeToString(id)}
 	start := time.Now()
+	var failed error
 	d.verdict = s.verifier().Judge(s.Now(), m3, func(v *verify.Verified) []wire.Reason {
-		d.found = set.appraise(v)
+		if failed = s.know(ctx, d, v.Device.ID()); failed != nil {
+			return []wire.Reason{{Code: wire.CodeDevice}}
+		}
+		d.found = appraise(v, s.rulesFor(d.device, d.seen))
 		return d.found.reasons
 	})
+	if failed != nil {
+		return nil, failed
+	}
 	s.metrics.judging.Add(int64(time.Since(start)))
 	s.metrics.judged.Add(1)
 	return d, nil
 }
 
-// addRules applies what only the server knows: the device's state, which keys it has proven, and what it
-// ran before.
-func (s *Server) addRules(ctx context.Context, d *decision) error {
+// know looks the device up, once for each decision.
+func (s *Server) know(ctx context.Context, d *decision, ek string) (err error) {
+	if d.device.ID != "" {
+		return nil
+	}
+	if d.device, err = s.Store.Device(ctx, ek); errors.Is(err, store.ErrNotFound) {
+		return refuse(http.StatusForbidden, wire.CodeDevice, "", err)
+	} else if err != nil {
+		return err
+	}
+	d.seen, err = s.Store.Versions(ctx, d.device.ID)
+	return err
+}
+
+// addRules applies what is not a matter of policy: the device's state, and which keys it has proven.
+func (d *decision) addRules() {
 	if reason := notAdmitted(d.device); reason != "" {
 		d.verdict.Deny(wire.Reason{Code: wire.CodeDevice, Detail: reason})
 	}
 	v := d.verdict.Verified
-	if v == nil {
-		return nil
+	if v == nil || v.Device.Phase != wire.PhaseRenew {
+		return
 	}
-	if v.Device.Phase == wire.PhaseRenew {
-		// A renewal has no activation that would prove EK and AK to be in one TPM. An earlier boot did.
-		if hex.EncodeToString(v.AKName) != d.device.AKName || hex.EncodeToString(v.AgentName) != d.device.AgentName {
-			d.verdict.Deny(wire.Reason{Code: wire.CodeAK, Detail: "these keys were not proven by an acknowledged boot of this device; reboot it"})
-		}
-		return nil
+	// A renewal has no activation that would prove EK and AK to be in one TPM. An earlier boot did.
+	if hex.EncodeToString(v.AKName) != d.device.AKName || hex.EncodeToString(v.AgentName) != d.device.AgentName {
+		d.verdict.Deny(wire.Reason{Code: wire.CodeAK, Detail: "these keys were not proven by an acknowledged boot of this device; reboot it"})
 	}
-	seen, err := s.Store.Versions(ctx, d.device.ID)
-	if err != nil {
-		return err
-	}
-	if healthy := seen[versionHealthy]; d.found.version < healthy {
-		d.verdict.Deny(wire.Reason{Code: wire.CodeRollback, Event: "image " + d.found.image,
-			Expected: fmt.Sprintf("version %d or newer", healthy), Found: fmt.Sprintf("version %d", d.found.version),
-			Detail: "this device was healthy with a newer image"})
-	}
-	return nil
 }
 
 // release makes M4, in memory.
@@ -176,6 +181,9 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 		event.Detail["transcript"] = hex.EncodeToString(v.Transcript[:])
 	}
 	if out.Allow {
+		if status.Reason = wentBack(d.found, d.seen); status.Reason != "" {
+			event.Reason = status.Reason
+		}
 		if v := d.verdict.Verified; v.Device.Phase == wire.PhaseBoot {
 			out.Ack = ackHash(d.ack)
 			out.Effects = store.Effects{Status: status, Versions: d.found.versions}

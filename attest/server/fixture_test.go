@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/device"
+	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/verify"
@@ -104,19 +105,25 @@ func (l *lab) restart() {
 
 type testWriter struct{ t *testing.T }
 
-func (w testWriter) Write(b []byte) (int, error) { w.t.Logf("%s", bytes.TrimSpace(b)); return len(b), nil }
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Logf("%s", bytes.TrimSpace(b))
+	return len(b), nil
+}
 
 // admitAll is an appraisal policy that agrees to everything but an image whose kernel is "evil".
 func admitAll([]store.Document) (appraiseFunc, error) {
-	return func(v *verify.Verified) finding {
+	return func(v *verify.Verified, d policy.Device) finding {
 		f := finding{image: "os-2", version: 2, versions: map[string]int64{"image": 2}}
 		for _, e := range v.Loader {
 			switch {
 			case e.Record.Name == "kernel" && e.Record.Detail["name"] == "evil":
 				f.reasons = []wire.Reason{{Code: wire.CodeImage, PCR: wire.At(12), Event: "artifact kernel", Detail: "no known image"}}
 			case e.Record.Name == "kernel" && e.Record.Detail["name"] == "old":
-				f.image, f.version = "os-1", 1
+				f.image, f.version, f.versions = "os-1", 1, map[string]int64{"image": 1}
 			}
+		}
+		if uint64(f.version) < d.MinImageVersion {
+			f.reasons = []wire.Reason{{Code: wire.CodeRollback}}
 		}
 		return f
 	}, nil
@@ -256,4 +263,3 @@ func (l *lab) post(client *http.Client, path string, body []byte) (int, wire.Cod
 	}
 	return resp.StatusCode, f.Code
 }
-

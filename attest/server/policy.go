@@ -3,11 +3,24 @@ package server
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
+	"strconv"
 	"sync"
 
+	"github.com/sealboot/sealboot/attest/policy"
+	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/verify"
 	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// Names under which the store keeps the highest versions that a device has proven.
+const (
+	versionHealthy = "healthy" // image version that its OS reported healthy
+	versionImage   = "image"   // image version that it booted
+	floorPrefix    = "floor/"  // fields of its rollback floor
 )
 
 // finding is what the appraisal policy says of verified evidence. No reasons means that it agrees.
@@ -15,23 +28,21 @@ type finding struct {
 	reasons  []wire.Reason
 	image    string           // name of the reference values that the image matched
 	version  int64            // of the image
-	versions map[string]int64 // what the device has shown and must not fall back behind
+	versions map[string]int64 // what the device has shown, to be remembered
 }
 
-// appraiseFunc appraises verified evidence by one set of documents.
-type appraiseFunc func(*verify.Verified) finding
+// appraiseFunc appraises verified evidence of one device.
+type appraiseFunc func(*verify.Verified, policy.Device) finding
 
 // appraisers keeps the parsed documents until one of them changes in the store.
 type appraisers struct {
 	parse      func([]store.Document) (appraiseFunc, error)
 	mu         sync.Mutex
 	generation int64
-	current    *appraiser
+	current    appraiseFunc
 }
 
-type appraiser struct{ appraise appraiseFunc }
-
-func (a *appraisers) get(ctx context.Context, st *store.Store) (*appraiser, error) {
+func (a *appraisers) get(ctx context.Context, st *store.Store) (appraiseFunc, error) {
 	generation, err := st.Generation(ctx)
 	if err != nil {
 		return nil, err
@@ -49,6 +60,69 @@ func (a *appraisers) get(ctx context.Context, st *store.Store) (*appraiser, erro
 	if err != nil {
 		return nil, fmt.Errorf("read the site's policy: %w", err)
 	}
-	a.current, a.generation = &appraiser{f}, generation
-	return a.current, nil
+	a.current, a.generation = f, generation
+	return f, nil
+}
+
+// parseDocuments builds the policy from the documents in use, oldest first.
+func parseDocuments(documents []store.Document) (appraiseFunc, error) {
+	documents = slices.Clone(documents)
+	slices.SortStableFunc(documents, func(a, b store.Document) int { return a.Added.Compare(b.Added) })
+	var set policy.Set
+	for _, d := range documents {
+		if !d.Retired.IsZero() {
+			continue
+		}
+		doc, err := policy.Parse(d.Body)
+		if err != nil {
+			return nil, fmt.Errorf("document %s/%s: %w", d.Kind, d.Name, err)
+		}
+		set.Add(doc)
+	}
+	return func(v *verify.Verified, d policy.Device) finding {
+		a := set.Appraise(v, d)
+		f := finding{reasons: a.Reasons, versions: floorVersions(v)}
+		if a.Image != nil {
+			f.image, f.version = a.Image.Name, int64(min(a.Image.ImageVersion, math.MaxInt64))
+			f.versions[versionImage] = f.version
+		}
+		return f
+	}, nil
+}
+
+// floorVersions are the numbers in the measured record of the device's rollback floor.
+func floorVersions(v *verify.Verified) map[string]int64 {
+	out := map[string]int64{}
+	for _, e := range v.Loader {
+		if e.PCR != v.AuthorityPCR || e.Record.Type != event.TypeFloor {
+			continue
+		}
+		for key, text := range e.Record.Detail {
+			if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= 0 {
+				out[floorPrefix+key] = n
+			}
+		}
+	}
+	return out
+}
+
+// rulesFor is what the site decided about one device.
+func (s *Server) rulesFor(d store.Device, seen map[string]int64) policy.Device {
+	return policy.Device{
+		Profiles: d.Policy.Profiles, Images: d.Policy.Images, AllowUnmeasured: d.Policy.AllowUnmeasured,
+		MinImageVersion: uint64(max(seen[versionHealthy], 0)),
+		// Who enrolled a device by certificate or hash has vouched for its key; a join token vouches for nothing.
+		RequireEndorsement: s.Site.Endorsement == site.EndorsedByCertificate && d.Tier == "token",
+	}
+}
+
+// wentBack says in what a device shows older versions than before. That is not a reason to deny, since a
+// device may return from an update that did not work, but it is worth a look.
+func wentBack(f finding, seen map[string]int64) string {
+	for name, n := range f.versions {
+		if n < seen[name] {
+			return fmt.Sprintf("went back: %s %d, had shown %d before", name, n, seen[name])
+		}
+	}
+	return ""
 }

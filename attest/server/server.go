@@ -109,37 +109,46 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 	if _, err := s.appraisers.get(ctx, s.Store); err != nil {
 		return fmt.Errorf("attestd: %w", err)
 	}
-	servers := []*http.Server{newHTTP(s.Devices(), s.Log)}
-	failed := make(chan error, 2)
-	go func() { failed <- servers[0].Serve(tls.NewListener(devices, s.TLS())) }()
-	if admin != nil {
-		servers = append(servers, newHTTP(s.Admin(), s.Log))
-		go func() { failed <- servers[1].Serve(admin) }()
+	type listener struct {
+		server *http.Server
+		net.Listener
 	}
+	all := []listener{{newHTTP(s.Devices(), s.Log), tls.NewListener(devices, s.TLS())}}
+	if admin != nil {
+		all = append(all, listener{newHTTP(s.Admin(), s.Log), admin})
+	}
+	failed := make(chan error, len(all))
+	for _, l := range all {
+		go func() { failed <- l.server.Serve(l.Listener) }()
+	}
+	err := s.tend(ctx, failed)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	for _, l := range all {
+		err = errors.Join(err, l.server.Shutdown(drain))
+	}
+	if err != nil {
+		return fmt.Errorf("attestd: %w", err)
+	}
+	return nil
+}
+
+// tend does the housekeeping until ctx ends or a listener fails.
+func (s *Server) tend(ctx context.Context, failed <-chan error) error {
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
-	var err error
-	for done := false; !done; {
+	for {
 		select {
 		case <-ctx.Done():
-			done = true
-		case err = <-failed:
-			done = true
+			return nil
+		case err := <-failed:
+			return err
 		case <-tick.C:
 			if _, err := s.Store.Prune(ctx); err != nil {
 				s.Log.Error("prune", "err", err)
 			}
 		}
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	for _, h := range servers {
-		err = errors.Join(err, h.Shutdown(drain))
-	}
-	if err != nil {
-		return fmt.Errorf("attestd: %w", err)
-	}
-	return nil
 }
 
 // TLS is the configuration of the devices' listener. Its certificate comes from the site's CA, is renewed

@@ -36,8 +36,16 @@ type Device struct {
 	AKName, AgentName string
 	// RepairFloor is an operator's order to write the rollback floor anew; nil when there is none.
 	RepairFloor *int64
+	Policy      DevicePolicy
 	Confirmed   Status // last state the device proved (M5)
 	Attempt     Status // last attempt that named this device; not proven to come from it
+}
+
+// DevicePolicy is what an operator decided about one device beyond the site's policy.
+type DevicePolicy struct {
+	Profiles        []string `json:"profiles,omitempty"`        // firmware profiles that it may match; empty means any
+	Images          []string `json:"images,omitempty"`          // images that it may run; empty means any
+	AllowUnmeasured bool     `json:"allowUnmeasured,omitempty"` // its firmware measures nothing, and that is accepted
 }
 
 // Status describes one attestation.
@@ -63,8 +71,8 @@ func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error 
 		return fmt.Errorf("enrol %s: its own key is not among its endorsement keys", d.ID)
 	}
 	r, err := tx.ExecContext(ctx, `INSERT INTO devices (id, label, state, tier, enrolled_at, may_format,
-		ak_name, agent_name, repair_floor, confirmed, attempt)
-		VALUES ($1, $2, $3, $4, $5, 1, '', '', -1, '{}', '{}') ON CONFLICT DO NOTHING`,
+		ak_name, agent_name, repair_floor, policy, confirmed, attempt)
+		VALUES ($1, $2, $3, $4, $5, 1, '', '', -1, '{}', '{}', '{}') ON CONFLICT DO NOTHING`,
 		d.ID, d.Label, string(d.State), d.Tier, millis(s.now()))
 	if err := changed(r, err, ErrExists); err != nil {
 		return fmt.Errorf("enrol %s: %w", d.ID, err)
@@ -79,19 +87,19 @@ func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error 
 	return s.append(ctx, tx, e)
 }
 
-const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.confirmed, d.attempt"
+const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.policy, d.confirmed, d.attempt"
 
 func scanDevice(scan func(...any) error) (d Device, err error) {
 	var at, format, repair int64
-	var confirmed, attempt string
-	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &confirmed, &attempt); err != nil {
+	var policy, confirmed, attempt string
+	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &policy, &confirmed, &attempt); err != nil {
 		return Device{}, err
 	}
 	d.EnrolledAt, d.MayFormat = fromMillis(at), format != 0
 	if repair >= 0 {
 		d.RepairFloor = &repair
 	}
-	return d, errors.Join(json.Unmarshal([]byte(confirmed), &d.Confirmed), json.Unmarshal([]byte(attempt), &d.Attempt))
+	return d, errors.Join(json.Unmarshal([]byte(policy), &d.Policy), json.Unmarshal([]byte(confirmed), &d.Confirmed), json.Unmarshal([]byte(attempt), &d.Attempt))
 }
 
 // Device finds a device by the hash of any of its endorsement keys ([ErrNotFound]).
@@ -161,6 +169,15 @@ func (s *Store) RepairFloor(ctx context.Context, id string, floor int64, e Event
 		return fmt.Errorf("repair floor of %s: %d is negative", id, floor)
 	}
 	return s.changeDevice(ctx, id, e, "UPDATE devices SET repair_floor = $1 WHERE id = $2", floor, id)
+}
+
+// SetPolicy replaces what an operator decided about a device.
+func (s *Store) SetPolicy(ctx context.Context, id string, p DevicePolicy, e Event) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET policy = $1 WHERE id = $2", string(b), id)
 }
 
 func (s *Store) changeDevice(ctx context.Context, id string, e Event, query string, args ...any) error {

@@ -137,7 +137,7 @@ var schema = []string{
 	`CREATE TABLE IF NOT EXISTS devices (
 		id TEXT PRIMARY KEY, label TEXT NOT NULL, state TEXT NOT NULL, tier TEXT NOT NULL,
 		enrolled_at BIGINT NOT NULL, may_format BIGINT NOT NULL,
-		ak_name TEXT NOT NULL, agent_name TEXT NOT NULL, repair_floor BIGINT NOT NULL, confirmed TEXT NOT NULL, attempt TEXT NOT NULL)`,
+		ak_name TEXT NOT NULL, agent_name TEXT NOT NULL, repair_floor BIGINT NOT NULL, policy TEXT NOT NULL, confirmed TEXT NOT NULL, attempt TEXT NOT NULL)`,
 	`CREATE TABLE IF NOT EXISTS endorsement_keys (
 		hash TEXT PRIMARY KEY, device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE)`,
 	`CREATE INDEX IF NOT EXISTS endorsement_keys_device ON endorsement_keys(device)`,

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/user"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/attest/store"
+)
+
+// withStore opens a site's store for one operation. It may be used while attestd runs.
+func withStore(ctx context.Context, dir string, f func(context.Context, *site.Site, *store.Store) error) (err error) {
+	s, err := site.Load(dir, time.Now)
+	if err != nil {
+		return err
+	}
+	db, err := s.OpenStore(ctx, time.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return f(ctx, s, db)
+}
+
+// actor names the operator in the audit log.
+func actor() string {
+	u, err := user.Current()
+	if err != nil {
+		return "operator"
+	}
+	return "operator " + u.Username
+}
+
+func newDeviceCmd() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "device",
+		Short: "List devices, allow or quarantine them, repair their floor",
+	}
+	cmd.PersistentFlags().StringVar(&dir, "dir", "", "the site's directory")
+	if err := cmd.MarkPersistentFlagRequired("dir"); err != nil {
+		panic(err)
+	}
+	cmd.AddCommand(newDeviceListCmd(&dir), newDeviceShowCmd(&dir), newDeviceAllowCmd(&dir),
+		newDeviceQuarantineCmd(&dir), newDevicePolicyCmd(&dir), newDeviceRepairCmd(&dir), newDeviceTokenCmd(&dir))
+	return cmd
+}
+
+const listPage = 500
+
+func newDeviceListCmd(dir *string) *cobra.Command {
+	var state string
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the devices with their last attempt", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
+				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "DEVICE\tLABEL\tSTATE\tTIER\tPROVEN\tIMAGE\tLAST ATTEMPT\tREASON")
+				for after := ""; ; {
+					page, err := db.Devices(ctx, after, listPage)
+					if err != nil {
+						return err
+					}
+					for _, d := range page {
+						if state == "" || state == string(d.State) {
+							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID[:16], d.Label, d.State, d.Tier,
+								stamp(d.Confirmed.Time), d.Confirmed.Image, strings.TrimSpace(stamp(d.Attempt.Time)+" "+d.Attempt.Verdict), d.Attempt.Reason)
+						}
+					}
+					if len(page) < listPage {
+						return w.Flush()
+					}
+					after = page[len(page)-1].ID
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&state, "state", "", "only devices in this state: enrolled, pending, quarantined")
+	return cmd
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.DateTime)
+}
+
+// find resolves a device by any of its hashes, a label, or the beginning of its ID if it is the only one.
+func find(ctx context.Context, db *store.Store, name string) (store.Device, error) {
+	d, err := db.Device(ctx, name)
+	if !errors.Is(err, store.ErrNotFound) {
+		return d, err
+	}
+	var found []string
+	for after := ""; ; {
+		page, err := db.Devices(ctx, after, listPage)
+		if err != nil {
+			return d, err
+		}
+		for _, c := range page {
+			if c.Label == name || (len(name) >= 8 && strings.HasPrefix(c.ID, name)) {
+				found = append(found, c.ID)
+			}
+		}
+		if len(page) < listPage {
+			break
+		}
+		after = page[len(page)-1].ID
+	}
+	switch len(found) {
+	case 0:
+		return d, fmt.Errorf("no device %q: sealboot device list shows them", name)
+	case 1:
+		return db.Device(ctx, found[0])
+	}
+	return d, fmt.Errorf("%d devices match %q: give the whole ID", len(found), name)
+}
+
+func newDeviceShowCmd(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "show DEVICE", Short: "Print everything known of a device, as JSON", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
+				d, err := find(ctx, db, args[0])
+				if err != nil {
+					return err
+				}
+				versions, err := db.Versions(ctx, d.ID)
+				if err != nil {
+					return err
+				}
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(struct {
+					store.Device
+					Versions map[string]int64
+				}{d, versions})
+			})
+		},
+	}
+}
+
+// changeDevice runs one audited change of one device.
+func changeDevice(cmd *cobra.Command, dir, name string, f func(context.Context, *store.Store, store.Device) error) error {
+	return withStore(cmd.Context(), dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
+		d, err := find(ctx, db, name)
+		if err != nil {
+			return err
+		}
+		if err := f(ctx, db, d); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s: done\n", d.ID[:16], d.Label)
+		return nil
+	})
+}
+
+func newDeviceAllowCmd(dir *string) *cobra.Command {
+	var format bool
+	cmd := &cobra.Command{
+		Use:   "allow DEVICE",
+		Short: "Let a waiting or quarantined device attest again",
+		Long: `Let a waiting or quarantined device attest.
+
+With --format also let it format blank volumes until its next acknowledged boot, after a disk was replaced.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
+				if d.State != store.Enrolled {
+					if err := db.SetState(ctx, d.ID, store.Enrolled, store.Event{Kind: "state", Actor: actor(), Reason: "allowed"}); err != nil {
+						return err
+					}
+				}
+				if !format {
+					return nil
+				}
+				return db.AllowFormat(ctx, d.ID, store.Event{Kind: "format", Actor: actor()})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&format, "format", false, "let it format blank volumes until its next acknowledged boot")
+	return cmd
+}
+
+func newDeviceQuarantineCmd(dir *string) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "quarantine DEVICE", Short: "Release nothing more to a device, and refuse its agent", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
+				return db.SetState(ctx, d.ID, store.Quarantined, store.Event{Kind: "state", Actor: actor(), Reason: "quarantined: " + reason})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "for the audit log")
+	return cmd
+}
+
+func newDeviceRepairCmd(dir *string) *cobra.Command {
+	var floor int64
+	cmd := &cobra.Command{
+		Use:   "repair-floor DEVICE --version N",
+		Short: "Order a device whose rollback floor is destroyed to write it anew",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
+				return db.RepairFloor(ctx, d.ID, floor, store.Event{Kind: "floor", Actor: actor(), Detail: map[string]string{"version": fmt.Sprint(floor)}})
+			})
+		},
+	}
+	cmd.Flags().Int64Var(&floor, "version", 0, "lowest image version that it may boot")
+	require(cmd, "version")
+	return cmd
+}
+
+func newDevicePolicyCmd(dir *string) *cobra.Command {
+	var p store.DevicePolicy
+	cmd := &cobra.Command{
+		Use:   "policy DEVICE [--image NAME]... [--profile NAME]... [--allow-unmeasured]",
+		Short: "Narrow or widen what one device may boot; without flags, the site's policy alone counts",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
+				text, err := json.Marshal(p)
+				if err != nil {
+					return err
+				}
+				return db.SetPolicy(ctx, d.ID, p, store.Event{Kind: "device-policy", Actor: actor(), Detail: map[string]string{"policy": string(text)}})
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&p.Images, "image", nil, "it may boot this image and no other (repeat for more)")
+	f.StringArrayVar(&p.Profiles, "profile", nil, "its firmware must match this profile (repeat for more)")
+	f.BoolVar(&p.AllowUnmeasured, "allow-unmeasured", false, "accept that its firmware measures nothing: it then proves no more than its TPM")
+	return cmd
+}

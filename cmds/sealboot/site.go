@@ -1,0 +1,161 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/boot/config"
+)
+
+func newSiteCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "site",
+		Short: "Create a site and the configuration of its loaders",
+	}
+	cmd.AddCommand(newSiteInitCmd(), newSiteConfigCmd())
+	return cmd
+}
+
+func newSiteInitCmd() *cobra.Command {
+	var dir, roots string
+	var set site.Settings
+	var byHash bool
+	cmd := &cobra.Command{
+		Use:   "init --dir DIR --name NAME --url https://HOST:PORT (--ek-roots FILE | --ek-hash-only)",
+		Short: "Create the directory of a new site: its CA, keys, seal key and settings",
+		Long: `Create the directory that makes a server the attestd of one site.
+
+It holds the site's CA, the server key, the release key and the wrapped seal key: whoever reads it owns the
+site. Back it up as it is, kek.key apart from the rest.`,
+		Example: `  sealboot site init --dir /var/lib/attestd --name shop-17 --url https://attestd.example:8443 --ek-roots tpm-makers.pem`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set.Endorsement = site.EndorsedByCertificate
+			if byHash {
+				set.Endorsement = site.EndorsedByHash
+			}
+			var text []byte
+			if roots != "" {
+				var err error
+				if text, err = os.ReadFile(roots); err != nil {
+					return fmt.Errorf("read the TPM makers' certificates: %w", err)
+				}
+			} else if !byHash {
+				return errors.New("say who vouches for TPMs: --ek-roots FILE with their makers' CA certificates, or --ek-hash-only")
+			}
+			if err := site.Init(dir, set, text, time.Now); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), `Site %[1]s is in %[2]s.
+
+Next:
+  sealboot site config --dir %[2]s --oci REGISTRY/IMAGE:TAG > site.json   what its loaders are built with
+  sealboot policy add --dir %[2]s FILE...                                 what is known to be good
+  sealboot enrol --dir %[2]s --evidence FILE                              a device
+  attestd serve --dir %[2]s
+`, set.Name, dir)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&dir, "dir", "", "directory to create")
+	f.StringVar(&set.Name, "name", "", "name of the site, 1 to 63 of a-z 0-9 . -")
+	f.StringVar(&set.URL, "url", "", "how devices reach attestd, https://HOST[:PORT]")
+	f.StringVar(&set.Replica, "replica", "a", "name of this server's audit chain")
+	f.StringVar(&set.Store, "store", "", "postgres:// URL of a shared store (default: a file in the directory)")
+	f.StringVar(&roots, "ek-roots", "", "PEM file with the CA certificates of TPM makers")
+	f.BoolVar(&byHash, "ek-hash-only", false, "trust no maker; an operator vouches for each TPM by its hash")
+	require(cmd, "dir", "name", "url")
+	cmd.MarkFlagsMutuallyExclusive("ek-roots", "ek-hash-only")
+	return cmd
+}
+
+// require marks flags as required. A name that is no flag is a mistake in this program.
+func require(cmd *cobra.Command, names ...string) {
+	for _, n := range names {
+		if err := cmd.MarkFlagRequired(n); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func newSiteConfigCmd() *cobra.Command {
+	var dir, from string
+	var oci []string
+	var plainHTTP, media, lab bool
+	var cmdline string
+	cmd := &cobra.Command{
+		Use:   "config --dir DIR [--from FILE] [--oci REF]...",
+		Short: "Print the site config that loaders are built with",
+		Long: `Print the site config: the site's name, keys and attestd address, and what to boot.
+
+Sources come from flags, or from a site config given with --from, whose other fields are kept too. The result
+is checked as the loader will check it.`,
+		Example: `  sealboot site config --dir /var/lib/attestd --oci registry.example/edge/os:stable > site.json`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := site.Load(dir, time.Now)
+			if err != nil {
+				return err
+			}
+			c := &config.Site{}
+			if from != "" {
+				text, err := os.ReadFile(from)
+				if err != nil {
+					return err
+				}
+				if c, err = config.ParseSite(text); err != nil {
+					return fmt.Errorf("%s: %w", from, err)
+				}
+			}
+			for _, ref := range oci {
+				c.Sources = append(c.Sources, config.Source{Type: config.SourceOCI, Ref: ref, PlainHTTP: plainHTTP})
+			}
+			if media {
+				c.Sources = append(c.Sources, config.Source{Type: config.SourceMedia})
+			}
+			if cmdline != "" {
+				c.Cmdline = cmdline
+			}
+			c.Lab = c.Lab || lab
+			if err := identify(c, s); err != nil {
+				return err
+			}
+			text, err := c.Marshal()
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&dir, "dir", "", "the site's directory")
+	f.StringVar(&from, "from", "", "site config to complete")
+	f.StringArrayVar(&oci, "oci", nil, "boot this image, REGISTRY/REPOSITORY:TAG or @DIGEST (repeat for more, in order)")
+	f.BoolVar(&plainHTTP, "plain-http", false, "fetch the --oci images without TLS")
+	f.BoolVar(&media, "media", false, "boot from a volume labelled SB-MEDIA when the others fail")
+	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system")
+	f.BoolVar(&lab, "lab", false, "permit what is for the lab only")
+	require(cmd, "dir")
+	return cmd
+}
+
+// identify fills in who the site is.
+func identify(c *config.Site, s *site.Site) error {
+	var err error
+	c.Name = s.Name
+	c.Attestd = &config.Attestd{URL: strings.TrimSuffix(s.URL, "/"), CA: string(s.CA.PEM())}
+	if c.ServerKey, err = x509.MarshalPKIXPublicKey(s.ServerPublic()); err != nil {
+		return err
+	}
+	c.ReleaseKey, err = x509.MarshalPKIXPublicKey(s.ReleasePublic())
+	return err
+}
