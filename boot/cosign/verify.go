@@ -83,7 +83,7 @@ func VerifyBundle(bundle []byte, image digest.Digest, keys []Key) ([]Key, error)
 	}
 	var found []Key
 	for _, s := range b.Envelope.Signatures {
-		key, err := signer(pae(b.Envelope.PayloadType, b.Envelope.Payload), s.Sig, keys)
+		key, err := signer(PAE(b.Envelope.PayloadType, b.Envelope.Payload), s.Sig, keys)
 		if err == nil && !slices.ContainsFunc(found, func(k Key) bool { return k.id == key.id }) {
 			found = append(found, key)
 		}
@@ -103,8 +103,8 @@ type envelope struct {
 	} `json:"signatures"`
 }
 
-// pae is DSSE's pre-authentication encoding, the message that is signed.
-func pae(payloadType string, payload []byte) []byte {
+// PAE is DSSE's pre-authentication encoding, the message that is signed.
+func PAE(payloadType string, payload []byte) []byte {
 	head := fmt.Sprintf("DSSEv1 %d %s %d ", len(payloadType), payloadType, len(payload))
 	return append([]byte(head), payload...)
 }

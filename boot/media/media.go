@@ -128,7 +128,8 @@ func (a *archive) open(name string) (*section, error) {
 func (a *archive) Close() error { return a.file.Close() }
 
 // Open returns every layout in dir that has the reference: dir itself, its
-// folders, and its files named *.tar, in the order of their names. An empty
+// folders, and its files named *.tar, in the order of their names, without
+// hidden ones. An empty
 // reference means the only image of a layout. What is no layout is passed over;
 // the error is fs.ErrNotExist if there is no layout at all.
 func Open(dir string, reference string) ([]*Layout, error) {
@@ -174,6 +175,9 @@ func candidates(root *os.Root) ([]string, error) {
 	}
 	names := []string{"."}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // wastebaskets, and what is being written
+		}
 		if e.IsDir() || e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".tar") {
 			names = append(names, e.Name())
 		}

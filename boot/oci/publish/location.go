@@ -1,0 +1,178 @@
+// Package publish puts images into registries and layouts, signs them, attaches
+// what belongs to them, and moves them from one to the other.
+//
+// It is the operator's side of packages oci and cosign: what it writes, they
+// read. The loader does not link it.
+package publish
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content/oci"
+
+	sealoci "github.com/sealboot/sealboot/boot/oci"
+)
+
+// Location is a place for images, in skopeo's notation:
+//
+//	registry/name:tag, docker://registry/name:tag, also @digest
+//	oci:FOLDER:TAG         an OCI image layout
+//	oci-archive:FILE:TAG   the same in a tar file
+type Location struct {
+	transport string // "docker", "oci" or "oci-archive"
+	path      string // folder or file; the whole reference for docker
+	reference string // tag or digest; may be empty
+}
+
+// ParseLocation reads a location.
+func ParseLocation(s string) (Location, error) {
+	for _, transport := range []string{"oci", "oci-archive"} {
+		rest, ok := strings.CutPrefix(s, transport+":")
+		if !ok {
+			continue
+		}
+		path, reference := rest, ""
+		if i := strings.LastIndex(rest, "@sha256:"); i >= 0 {
+			path, reference = rest[:i], rest[i+1:]
+		} else if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+			path, reference = rest[:i], rest[i+1:]
+		}
+		if path == "" {
+			return Location{}, fmt.Errorf("location %q: no path", s)
+		}
+		return Location{transport, path, reference}, nil
+	}
+	return Location{transport: "docker", path: strings.TrimPrefix(s, "docker://")}, nil
+}
+
+// Source is an open location to read from.
+type Source struct {
+	oras.ReadOnlyGraphTarget
+	Reference string
+	close     func() error
+}
+
+// Close ends the use of the source.
+func (s *Source) Close() error { return s.close() }
+
+// Target is an open location to write to.
+type Target struct {
+	oras.GraphTarget
+	Reference string // tag to give; may be empty
+	finish    func() error
+	cleanup   func() error
+}
+
+// Finish makes what was written complete. Without it a tar file is not written.
+func (t *Target) Finish() error { return t.finish() }
+
+// Close ends the use of the target.
+func (t *Target) Close() error { return t.cleanup() }
+
+func nothing() error { return nil }
+
+// Source opens the location for reading.
+func (l Location) Source(ctx context.Context, conn sealoci.Connection) (*Source, error) {
+	switch l.transport {
+	case "docker":
+		r, err := sealoci.NewRemote(l.path, conn)
+		if err != nil {
+			return nil, err
+		}
+		return &Source{r.Repository(), r.Reference(), func() error { r.Close(); return nil }}, nil
+	case "oci-archive":
+		store, err := oci.NewFromTar(ctx, l.path)
+		if err != nil {
+			return nil, fmt.Errorf("opening %s: %w", l.path, err)
+		}
+		return &Source{store, l.reference, nothing}, nil
+	}
+	root, err := os.OpenRoot(l.path)
+	if err != nil {
+		return nil, err
+	}
+	store, err := oci.NewFromFS(ctx, root.FS())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening layout %s: %w", l.path, err), root.Close())
+	}
+	return &Source{store, l.reference, root.Close}, nil
+}
+
+// Target opens the location for writing, making a layout if there is none.
+func (l Location) Target(ctx context.Context, conn sealoci.Connection) (*Target, error) {
+	switch l.transport {
+	case "docker":
+		r, err := sealoci.NewRemote(l.path, conn)
+		if err != nil {
+			return nil, err
+		}
+		return &Target{r.Repository(), r.Reference(), nothing, func() error { r.Close(); return nil }}, nil
+	case "oci":
+		store, err := oci.NewWithContext(ctx, l.path)
+		if err != nil {
+			return nil, fmt.Errorf("opening layout %s: %w", l.path, err)
+		}
+		return &Target{store, l.reference, nothing, nothing}, nil
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(l.path), ".layout-*")
+	if err != nil {
+		return nil, err
+	}
+	remove := func() error { return os.RemoveAll(dir) }
+	store, err := oci.NewWithContext(ctx, dir)
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	return &Target{store, l.reference, func() error { return writeTar(l.path, dir) }, remove}, nil
+}
+
+// writeTar makes a tar file of the files of dir. The same files give the same
+// bytes: names are sorted, and times and owners left out.
+func writeTar(path, dir string) (err error) {
+	out, err := os.CreateTemp(filepath.Dir(path), ".tar-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(out.Name()))
+		}
+	}()
+	tw := tar.NewWriter(out)
+	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		return addFile(tw, name, strings.TrimPrefix(name, dir+"/"))
+	})
+	if err = errors.Join(err, tw.Close(), out.Chmod(0o644), out.Sync(), out.Close()); err != nil {
+		return err
+	}
+	return os.Rename(out.Name(), path)
+}
+
+func addFile(tw *tar.Writer, path, name string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	_, err = io.Copy(tw, f)
+	return err
+}

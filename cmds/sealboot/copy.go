@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/boot/oci/publish"
+)
+
+func newCopyCmd() *cobra.Command {
+	var from, to connectionFlags
+	cmd := &cobra.Command{
+		Use:   "copy SOURCE TARGET",
+		Short: "Copy an image with its signatures and referrers",
+		Long: `Copy copies an image between registries, layout folders and layout tar files,
+and with it everything that refers to it: signatures in both of cosign's forms,
+reference values, and what else is attached. It prints the image's digest,
+which stays the same.
+
+A location is "registry/name:tag", "oci:FOLDER:TAG" or "oci-archive:FILE:TAG".
+On a volume labelled SB-MEDIA, a folder or tar file can be booted.`,
+		Example: `  sealboot copy registry.example/os:1 oci-archive:/media/stick/os.tar:1`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			digest, err := runCopy(cmd.Context(), cmd.ErrOrStderr(), args[0], args[1], &from, &to)
+			if err != nil {
+				return fmt.Errorf("copying %s to %s: %w", args[0], args[1], err)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), digest)
+			return err
+		},
+	}
+	from.add(cmd.Flags(), "from-")
+	to.add(cmd.Flags(), "to-")
+	return cmd
+}
+
+func runCopy(ctx context.Context, progress io.Writer, source, target string, from, to *connectionFlags) (digest string, err error) {
+	src, err := openSource(ctx, source, from)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	dst, err := openTarget(ctx, target, to)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	desc, err := publish.Copy(ctx, src, dst, func(d ocispec.Descriptor) {
+		_, _ = fmt.Fprintf(progress, "%s  %d bytes  %s\n", d.Digest, d.Size, d.MediaType) // only a courtesy
+	})
+	if err != nil {
+		return "", err
+	}
+	return desc.Digest.String(), dst.Finish()
+}
+
+func openSource(ctx context.Context, location string, f *connectionFlags) (*publish.Source, error) {
+	conn, err := f.connection()
+	if err != nil {
+		return nil, err
+	}
+	loc, err := publish.ParseLocation(location)
+	if err != nil {
+		return nil, err
+	}
+	return loc.Source(ctx, conn)
+}
+
+func openTarget(ctx context.Context, location string, f *connectionFlags) (*publish.Target, error) {
+	conn, err := f.connection()
+	if err != nil {
+		return nil, err
+	}
+	loc, err := publish.ParseLocation(location)
+	if err != nil {
+		return nil, err
+	}
+	return loc.Target(ctx, conn)
+}
