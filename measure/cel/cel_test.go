@@ -6,9 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -17,10 +15,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/internal/golden"
 	"github.com/sealboot/sealboot/measure/pcr"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 var (
 	sum       = strings.Repeat("ab", 32)
@@ -60,19 +57,7 @@ func encode(t testing.TB, entries []Entry) []byte {
 
 func TestGolden(t *testing.T) {
 	log := encode(t, sample(t))
-	const path = "testdata/log.hex"
-	if *update {
-		if err := os.WriteFile(path, []byte(hex.Dump(log)), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), hex.Dump(log)); diff != "" {
-		t.Errorf("log (-want +got):\n%s", diff)
-	}
+	golden.Check(t, "testdata/log.hex", hex.Dump(log))
 	got, err := Parse(log)
 	if err != nil {
 		t.Fatal(err)

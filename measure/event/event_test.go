@@ -2,36 +2,18 @@ package event
 
 import (
 	"errors"
-	"flag"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/sealboot/sealboot/measure/internal/golden"
+)
 
 const (
 	sumA = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 	sumB = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 )
-
-func golden(t *testing.T, path string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
-}
 
 func TestDescriptorRecordsGolden(t *testing.T) {
 	for _, d := range []Descriptor{
@@ -59,7 +41,7 @@ func TestDescriptorRecordsGolden(t *testing.T) {
 				}
 				out += string(rb) + "\n"
 			}
-			golden(t, "testdata/"+d.Kind+".golden", []byte(out))
+			golden.Check(t, "testdata/"+d.Kind+".golden", out)
 
 			back, err := DescriptorOf(records)
 			if err != nil {

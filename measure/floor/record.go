@@ -3,10 +3,7 @@ package floor
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
-
-	"github.com/sealboot/sealboot/measure/event"
 )
 
 // ErrRollback means that something is older than the floor allows.
@@ -83,33 +80,6 @@ func (f Record) Raised(candidate Record) Record {
 		f.Time = candidate.Time
 	}
 	return f
-}
-
-// Clamped returns the candidate with its image version and time lowered to at most
-// these. The image floor follows what was reported healthy, so that an image that
-// does not work cannot lock out the one before; the time follows what was signed,
-// so that a wrong clock cannot lock out everything.
-func (f Record) Clamped(imageVersion uint64, t time.Time) Record {
-	f.ImageVersion = min(f.ImageVersion, imageVersion)
-	if f.Time.After(t) {
-		f.Time = t
-	}
-	return f
-}
-
-// Event returns the record that is measured for a floor, after it was raised.
-func (f Record) Event() event.Record {
-	detail := map[string]string{
-		"root":      strconv.FormatUint(f.RootVersion, 10),
-		"timestamp": strconv.FormatUint(f.Timestamp.Version, 10),
-		"snapshot":  strconv.FormatUint(f.Snapshot.Version, 10),
-		"targets":   strconv.FormatUint(f.Targets.Version, 10),
-		"image":     strconv.FormatUint(f.ImageVersion, 10),
-	}
-	if !f.Time.IsZero() {
-		detail["time"] = f.Time.UTC().Format(time.RFC3339)
-	}
-	return event.Record{Type: event.TypeFloor, Detail: detail}
 }
 
 func (r Role) below(floor Role) bool {

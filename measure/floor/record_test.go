@@ -3,15 +3,13 @@ package floor
 import (
 	"encoding/hex"
 	"errors"
-	"flag"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/sealboot/sealboot/measure/internal/golden"
+)
 
 var (
 	keysA = [KeysetSize]byte{0xaa}
@@ -93,48 +91,12 @@ func TestRaised(t *testing.T) {
 	}
 }
 
-func TestClamped(t *testing.T) {
-	signed := base().Time.Add(-time.Hour)
-	got := base().Clamped(40, signed)
-	want := with(func(r *Record) { r.ImageVersion, r.Time = 40, signed })
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("Clamped (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(base(), base().Clamped(50, base().Time.Add(time.Hour))); diff != "" {
-		t.Errorf("Clamped raised something (-want +got):\n%s", diff)
-	}
-}
-
-func TestEvent(t *testing.T) {
-	got, err := base().Event().Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"type":"floor","detail":{"image":"42","root":"3","snapshot":"7","targets":"5",` +
-		`"time":"2026-11-23T01:44:00Z","timestamp":"20261123014400"}}`
-	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("record (-want +got):\n%s", diff)
-	}
-}
-
 func TestSlotGolden(t *testing.T) {
 	b, err := encodeSlot(9, base())
 	if err != nil {
 		t.Fatal(err)
 	}
-	const path = "testdata/slot.hex"
-	if *update {
-		if err := os.WriteFile(path, []byte(hex.Dump(b)), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), hex.Dump(b)); diff != "" {
-		t.Errorf("slot (-want +got):\n%s", diff)
-	}
+	golden.Check(t, "testdata/slot.hex", hex.Dump(b))
 	sequence, r, err := decodeSlot(b)
 	if err != nil || sequence != 9 {
 		t.Fatalf("decodeSlot() = %d, %v", sequence, err)

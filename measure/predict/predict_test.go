@@ -3,8 +3,6 @@ package predict
 import (
 	"encoding/hex"
 	"encoding/json"
-	"flag"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,11 +12,10 @@ import (
 	"github.com/sealboot/sealboot/measure"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/internal/golden"
 	"github.com/sealboot/sealboot/measure/pcr"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 var bothBanks = []tpm2.TPMAlgID{tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384}
 
@@ -97,20 +94,7 @@ func TestForImageGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = append(got, '\n')
-	const path = "testdata/image.json"
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("reference values (-want +got):\n%s", diff)
-	}
+	golden.Check(t, "testdata/image.json", string(got)+"\n")
 }
 
 func TestForImageRefuses(t *testing.T) {
