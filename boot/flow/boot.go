@@ -64,8 +64,12 @@ type Boot struct {
 	online      bool
 	hello       *Hello
 	floorRecord *event.Record // of the candidate chosen last
+	committed   bool          // something may be in the image PCR
 	lastReport  string
 }
+
+// Committed reports whether the boot went so far that only a reset can follow.
+func (b *Boot) Committed() bool { return b.committed }
 
 // Run boots: it returns when there is nothing left to do here but the outcome.
 // The error says why the outcome is not Kexec.

@@ -48,6 +48,7 @@ func (b *Boot) measure(ctx context.Context, c *Candidate) error {
 	if err != nil {
 		return err
 	}
+	b.committed = true
 	for _, r := range image {
 		if err := b.Measurer.Extend(ctx, b.PCRImage, r); err != nil {
 			return fmt.Errorf("measure the image: %w", err)

@@ -1,0 +1,184 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/clock"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/floor"
+)
+
+// nvFloor is the rollback floor in the TPM, for the flow and for TUF.
+//
+// A machine whose floor was never provisioned can boot what has no version: an
+// image of a registry, which attestd judges. Its record says so. Whatever has a
+// version needs a floor, and a floor that was redefined or damaged stops
+// everything, until attestd signs an order to write it anew.
+type nvFloor struct {
+	tpm   *tpmDevice
+	clock *clock.Clock
+
+	repaired bool
+}
+
+var (
+	_ flow.Floor = (*nvFloor)(nil)
+	_ tuf.Floor  = tufFloor{}
+)
+
+func (f *nvFloor) store() floor.Store { return floor.Store{TPM: f.tpm.tpm, PCR: f.tpm.imagePCR} }
+
+func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
+	r, err := f.store().Read(ctx)
+	if err != nil && destroyed(err) && hello != nil && hello.RepairFloor != nil {
+		r = floor.Record{ImageVersion: *hello.RepairFloor, Time: hello.Time}
+		if err = f.store().Repair(ctx, r); err == nil {
+			f.repaired = true
+		}
+	}
+	if errors.Is(err, floor.ErrMissing) && unversioned(c) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w; provision the machine, or let attestd order a repair", err)
+	}
+	return r.Check(candidateRecord(c))
+}
+
+func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hello) (event.Record, error) {
+	old, err := f.store().Read(ctx)
+	if errors.Is(err, floor.ErrMissing) && unversioned(c) {
+		return event.Record{Type: event.TypeFloor, Name: "absent"}, nil
+	}
+	if err != nil {
+		return event.Record{}, err
+	}
+	// The image floor follows what was reported healthy, the time what was
+	// signed for this boot. Neither is lowered.
+	healthy, signed := uint64(0), time.Time{}
+	if hello != nil {
+		healthy, signed = hello.HealthyVersion, f.clock.Now()
+	}
+	next := candidateRecord(c)
+	next.Time = signed
+	next.ImageVersion = max(old.ImageVersion, min(next.ImageVersion, healthy))
+	now, err := f.store().Raise(ctx, next)
+	if err != nil {
+		return event.Record{}, err
+	}
+	if err := f.store().Lock(ctx); err != nil {
+		return event.Record{}, err
+	}
+	return f.record(now), nil
+}
+
+func (f *nvFloor) record(r floor.Record) event.Record {
+	name := "nv"
+	if f.repaired {
+		name = "repaired"
+	}
+	number := func(v uint64) string { return strconv.FormatUint(v, 10) }
+	d := map[string]string{"image": number(r.ImageVersion)}
+	if !r.Time.IsZero() {
+		d["time"] = r.Time.UTC().Format(time.RFC3339)
+	}
+	if r.RootVersion != 0 {
+		d["root"], d["timestamp"] = number(r.RootVersion), number(r.Timestamp.Version)
+		d["snapshot"], d["targets"] = number(r.Snapshot.Version), number(r.Targets.Version)
+	}
+	return event.Record{Type: event.TypeFloor, Name: name, Detail: d}
+}
+
+// destroyed tells a floor that is not there, or is somebody else's, from a TPM
+// that does not answer.
+func destroyed(err error) bool {
+	return errors.Is(err, floor.ErrMissing) || errors.Is(err, floor.ErrRedefined) ||
+		errors.Is(err, floor.ErrUninitialised) || errors.Is(err, floor.ErrTorn)
+}
+
+func unversioned(c *flow.Candidate) bool { return c.Version == 0 && c.Trust == nil }
+
+// candidateRecord is what c would lift a floor to.
+func candidateRecord(c *flow.Candidate) floor.Record {
+	var r floor.Record
+	if s, ok := c.Trust.(tuf.State); ok {
+		r = tufRecord(s)
+	}
+	r.ImageVersion = c.Version
+	return r
+}
+
+// tufRecord is TUF's state in the form of the floor in the TPM.
+func tufRecord(s tuf.State) floor.Record {
+	role := func(r tuf.RoleState) floor.Role {
+		return floor.Role{Version: uint64(max(0, r.Version)), Keyset: [floor.KeysetSize]byte(r.Keys[:floor.KeysetSize])}
+	}
+	return floor.Record{
+		RootVersion: uint64(max(0, s.RootVersion)),
+		RootSHA256:  s.RootSHA256,
+		Timestamp:   role(s.Timestamp),
+		Snapshot:    role(s.Snapshot),
+		Targets:     role(s.Targets),
+	}
+}
+
+// tufFloor lets TUF refuse what is below the floor already while it refreshes.
+// The flow raises it, once the candidate is chosen.
+type tufFloor struct{ *nvFloor }
+
+func (f tufFloor) Check(ctx context.Context, s tuf.State) error {
+	r, err := f.store().Read(ctx)
+	if destroyed(err) {
+		return nil // the flow decides, which knows attestd's order
+	}
+	if err != nil {
+		return err
+	}
+	next := tufRecord(s)
+	next.ImageVersion = r.ImageVersion // not known yet
+	return r.Check(next)
+}
+
+func (tufFloor) Raise(context.Context, tuf.State) error { return nil }
+
+// refreshFloor is what TUF compares with while it refreshes.
+func (m *Machine) refreshFloor(s tuf.Store) tuf.Floor {
+	if m.tpm.tpm != nil {
+		return tufFloor{m.floor}
+	}
+	if disk, ok := s.(*store.Store); ok {
+		return disk.Floor()
+	}
+	return nil
+}
+
+// weakFloor is the floor of a machine without a TPM: a file beside the cache.
+type weakFloor struct{ m *Machine }
+
+var _ flow.Floor = (*weakFloor)(nil)
+
+// Check has nothing to add: TUF has compared while it refreshed.
+func (f *weakFloor) Check(context.Context, *flow.Candidate, *flow.Hello) error { return nil }
+
+func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello) (event.Record, error) {
+	r := event.Record{Type: event.TypeFloor, Name: "absent"}
+	s, ok := c.Trust.(tuf.State)
+	if !ok {
+		return r, nil
+	}
+	disk, ok := f.m.metadata(ctx).(*store.Store)
+	if !ok {
+		f.m.o.Console.Warn(errors.New("no TPM and no cache: an older repository would not be noticed"))
+		return r, nil
+	}
+	f.m.o.Console.Warn(errors.New("no TPM: the rollback floor is a file, which whoever has the disk can lower"))
+	r.Name = "disk"
+	return r, disk.Floor().Raise(ctx, s)
+}

@@ -1,0 +1,65 @@
+package loader
+
+import (
+	"context"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/kexec"
+	"github.com/sealboot/sealboot/boot/osimage"
+)
+
+// A KexecFunc gives a complete image to the kernel.
+type KexecFunc func(ctx context.Context, p kexec.Payload) error
+
+// bootable is an osimage.Image for the flow.
+type bootable struct {
+	*osimage.Image
+	load KexecFunc
+}
+
+var _ flow.Image = bootable{}
+
+// Load appends the handover to the initrd and gives all of it to the kernel.
+func (i bootable) Load(ctx context.Context, h flow.Handover) error {
+	c, err := handoverContent(h)
+	if err != nil {
+		return err
+	}
+	return i.load(ctx, kexec.Payload{Kernel: i.Kernel, Initrd: i.Initrd, DTB: i.DTB, Cmdline: i.Cmdline, Handover: c.Write})
+}
+
+// wrap makes a flow's image of what a source has verified.
+func (m *Machine) wrap(i *osimage.Image) flow.Image {
+	for _, note := range i.Notes {
+		m.o.Console.Info(note)
+	}
+	load := m.o.Kexec
+	if load == nil {
+		load = new(kexec.Loader).Load
+	}
+	return bootable{i, load}
+}
+
+// options are the site's wishes for an image.
+func (m *Machine) options(src *config.Source) osimage.Options {
+	return osimage.Options{
+		Cmdline:  m.o.Site.Cmdline,
+		Arch:     platform(src.Platform).Architecture,
+		Progress: func(done, total int64) { m.o.Console.Progress(done, total, 0, 0) },
+	}
+}
+
+// platform reads "os/architecture/variant", which config has checked; empty is
+// this machine's.
+func platform(s string) (p ocispec.Platform) {
+	if s == "" {
+		return p
+	}
+	p.OS, s, _ = strings.Cut(s, "/")
+	p.Architecture, p.Variant, _ = strings.Cut(s, "/")
+	return p
+}

@@ -1,0 +1,203 @@
+// Package loader wires boot/flow to a real machine: its TPM, its network, its
+// kernel, and the attestd and the sources of a site. netboot, ociboot and
+// tufboot differ in what they put into it and in what they do with the outcome.
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/clock"
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/fetch"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/media/volume"
+	"github.com/sealboot/sealboot/boot/netup"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// Options say what machine it is. Site, SiteRaw and Console are needed.
+type Options struct {
+	Site    *config.Site
+	SiteRaw []byte // as read: this is measured
+	Console *console.Console
+	Version string // of the loader, for people
+
+	// TPM is its address; empty means /dev/tpmrm0.
+	TPM string
+	// NoNetwork says that the network is up and must be left alone.
+	NoNetwork bool
+	// NoTPM boots a machine without one: nothing is measured, and nothing can
+	// be released.
+	NoTPM bool
+	// Cache is a folder for downloads and TUF metadata; empty means the volume
+	// labelled SB-CACHE, if the machine has one.
+	Cache string
+	// Layout is a folder with OCI layouts or TUF bundles; empty means the
+	// volume labelled SB-MEDIA.
+	Layout string
+	// DockerConfig holds credentials for registries, as Docker keeps them.
+	DockerConfig []byte
+	// Kexec gives an image to the kernel; nil means kexec_file_load.
+	Kexec KexecFunc
+	// FirmwareLog reads the platform firmware's event log; nil means
+	// securityfs.
+	FirmwareLog func(ctx context.Context) ([]byte, error)
+}
+
+// A Machine is everything that a boot needs of one.
+type Machine struct {
+	o       Options
+	clock   *clock.Clock
+	tpm     *tpmDevice
+	up      *netup.Network // nil as long as there is none of ours
+	volumes volume.System
+	floor   *nvFloor
+
+	cacheOnce sync.Once
+	cacheRoot string // where SB-CACHE is mounted; empty without it
+
+	closers []func() error // called last to first
+}
+
+// New wires a machine. It opens nothing: what is not there fails in the boot,
+// where failures are handled.
+func New(o Options) (*Machine, error) {
+	if o.TPM == "" {
+		o.TPM = "/dev/tpmrm0"
+	}
+	built, err := o.Site.Built()
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{o: o, cacheRoot: o.Cache}
+	if o.Cache != "" {
+		m.cacheOnce.Do(func() {}) // there is one already
+	}
+	m.clock = clock.New(clock.Options{Policy: clock.Policy(o.Site.Clock), Built: built, RTC: rtc()})
+	m.tpm = &tpmDevice{addr: o.TPM, imagePCR: o.Site.PCRs.Image, clock: m.clock, console: o.Console, readLog: o.FirmwareLog}
+	m.floor = &nvFloor{tpm: m.tpm, clock: m.clock}
+	return m, nil
+}
+
+// rtc is the machine's real-time clock, which the kernel has read by now. A
+// kernel that found none begins in 1970.
+func rtc() time.Time {
+	if now := time.Now(); now.Year() > 1970 {
+		return now
+	}
+	return time.Time{}
+}
+
+// Close drops what the machine has opened.
+func (m *Machine) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(m.closers) {
+		errs = append(errs, c())
+	}
+	return errors.Join(append(errs, m.tpm.close())...)
+}
+
+// Clock is the machine's clock.
+func (m *Machine) Clock() *clock.Clock { return m.clock }
+
+// Boot is one boot of the machine as its site config says.
+func (m *Machine) Boot() (*flow.Boot, error) {
+	site := m.o.Site
+	b := &flow.Boot{
+		Network:      network{m},
+		Clock:        m.clock,
+		Measurer:     m.tpm,
+		Floor:        m.floor,
+		Reporter:     m.o.Console,
+		SiteConfig:   flow.FileRecord(event.TypeSiteConfig, m.o.SiteRaw),
+		PCRImage:     site.PCRs.Image,
+		PCRAuthority: site.PCRs.Authority,
+		Rounds:       site.Rounds,
+		End:          flow.End(site.End),
+	}
+	if !m.o.NoNetwork {
+		b.Host = m.hostConfig
+	}
+	if m.o.NoTPM {
+		b.Measurer, b.Floor = noTPM{}, &weakFloor{m: m}
+	}
+	if site.Attestd != nil && !m.o.NoTPM {
+		a, key, err := m.attester()
+		if err != nil {
+			return nil, err
+		}
+		b.Attester, b.ReleaseKey = a, key
+	}
+	for i := range site.Sources {
+		s, err := m.source(&site.Sources[i])
+		if err != nil {
+			return nil, fmt.Errorf("sources[%d]: %w", i, err)
+		}
+		b.Sources = append(b.Sources, s)
+	}
+	return b, nil
+}
+
+const (
+	efivars  = "/sys/firmware/efi/efivars"
+	fwCfgDir = "/sys/firmware/qemu_fw_cfg/by_name"
+)
+
+// hostConfig looks for the host config where a machine may have it.
+func (m *Machine) hostConfig(ctx context.Context) ([]byte, string, error) {
+	places := []config.Place{config.InEFI(efivars), config.InVolume(m.volumes.Open)}
+	if m.o.Site.Lab {
+		places = append(places, config.InFwCfg(fwCfgDir))
+	}
+	return config.FindHost(ctx, places)
+}
+
+// network is the machine's network, or the one that is there already.
+type network struct{ m *Machine }
+
+func (n network) Up(ctx context.Context, raw []byte) error {
+	m := n.m
+	if m.o.NoNetwork {
+		return nil
+	}
+	var host *config.Host
+	if raw != nil {
+		var err error
+		if host, err = config.ParseHost(raw); err != nil {
+			return err
+		}
+	}
+	up, err := netup.Up(ctx, host, netup.Options{})
+	if err != nil {
+		return err
+	}
+	m.o.Console.Info(up.String())
+	m.up = up
+	return nil
+}
+
+func (n network) Down() error {
+	if n.m.o.NoNetwork {
+		return nil
+	}
+	return netup.Down()
+}
+
+// progress shows what fetch reports.
+func (m *Machine) progress(p fetch.Progress) {
+	m.o.Console.Progress(p.Done, p.Total, p.Rate, p.Left())
+}
+
+// proxy is for every connection of the machine.
+func (m *Machine) proxy(r *http.Request) (*url.URL, error) { return m.up.Proxy(r) }
+
+func (m *Machine) dialer() *net.Dialer { return &net.Dialer{Timeout: dialTimeout} }

@@ -1,0 +1,245 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/cosign"
+	"github.com/sealboot/sealboot/boot/fetch"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/media"
+	"github.com/sealboot/sealboot/boot/media/volume"
+	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/osimage"
+)
+
+// source returns what fetches from src.
+func (m *Machine) source(src *config.Source) (flow.Source, error) {
+	switch src.Type {
+	case config.SourceOCI:
+		return &registry{m: m, src: src}, nil
+	case config.SourceTUF:
+		return &repository{m: m, src: src}, nil
+	case config.SourceMedia:
+		return &stick{m: m, src: src, open: func(ctx context.Context) (string, func() error, error) {
+			if m.o.Layout != "" {
+				return m.o.Layout, func() error { return nil }, nil
+			}
+			return m.volumes.Open(ctx, volume.Media)
+		}}, nil
+	}
+	return nil, fmt.Errorf("no source of type %q", src.Type)
+}
+
+// registry is an image in a registry and its mirrors. It keeps what it has
+// fetched, so a later round goes on where an earlier one stopped.
+type registry struct {
+	m   *Machine
+	src *config.Source
+
+	opened *oci.Source
+}
+
+func (r *registry) String() string     { return "oci " + r.src.Ref }
+func (r *registry) NeedsNetwork() bool { return true }
+
+func (r *registry) Fetch(ctx context.Context) (*flow.Candidate, error) {
+	if r.opened == nil {
+		places, err := r.places()
+		if err != nil {
+			return nil, err
+		}
+		if r.opened, err = r.m.openOCI(ctx, r.src, places); err != nil {
+			return nil, err
+		}
+		r.m.closers = append(r.m.closers, r.opened.Close)
+	}
+	return r.m.candidate(ctx, r.src, r.opened)
+}
+
+func (r *registry) places() ([]oci.Place, error) {
+	var places []oci.Place
+	for _, ref := range references(r.src) {
+		p, err := r.m.remote(r.src, ref)
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, p)
+	}
+	return places, nil
+}
+
+// references are the image's name at the registry and at each mirror.
+func references(src *config.Source) []string {
+	refs := []string{src.Ref}
+	_, suffix := splitRef(src.Ref)
+	for _, mirror := range src.Mirrors {
+		refs = append(refs, mirror+suffix)
+	}
+	return refs
+}
+
+// splitRef cuts tag and digest off a reference, with their separators.
+func splitRef(ref string) (repository, suffix string) {
+	at := len(ref)
+	if i := strings.IndexByte(ref, '@'); i >= 0 {
+		at = i
+	}
+	if i := strings.LastIndexByte(ref[:at], ':'); i > strings.LastIndexByte(ref[:at], '/') {
+		at = i
+	}
+	return ref[:at], ref[at:]
+}
+
+// remote is one repository, reached as src says.
+func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
+	host, _, _ := strings.Cut(ref, "/")
+	conn := oci.Connection{
+		PlainHTTP: src.PlainHTTP, CA: []byte(src.CA), DockerConfig: m.o.DockerConfig,
+		Now: m.clock.Now, Dial: m.dialer().DialContext,
+	}
+	if a := src.Auth; a != nil {
+		// Only where the image lives: a mirror is somebody else's.
+		home, _, _ := strings.Cut(src.Ref, "/")
+		conn.Credential = auth.StaticCredential(home, auth.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.Token})
+	}
+	scheme := "https"
+	if src.PlainHTTP {
+		scheme = "http"
+	}
+	var err error
+	if conn.Proxy, err = m.proxy(&http.Request{URL: &url.URL{Scheme: scheme, Host: host}}); err != nil {
+		return nil, fmt.Errorf("proxy for %s: %w", host, err)
+	}
+	return oci.NewRemote(ref, conn)
+}
+
+// openOCI opens an image at places, with the signature policy of src.
+func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.Place) (*oci.Source, error) {
+	o := oci.Options{Places: places, Platform: platform(src.Platform), Rounds: 1, Fetch: m.fetchOptions(ctx)}
+	if len(src.Keys) > 0 {
+		p := cosign.Policy{Threshold: src.Threshold}
+		for i, der := range src.Keys {
+			k, err := cosign.ParseKey(der)
+			if err != nil {
+				return nil, fmt.Errorf("keys[%d]: %w", i, err)
+			}
+			p.Keys = append(p.Keys, k)
+		}
+		o.Admit = p.Admit
+	}
+	return oci.New(o)
+}
+
+// candidate fetches the whole of an image and makes it bootable.
+func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Source) (*flow.Candidate, error) {
+	found, err := s.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	m.o.Console.Info("found " + found.Place + "@" + found.Descriptor.Digest.String())
+	if err := found.Prefetch(ctx); err != nil {
+		return nil, err
+	}
+	i, err := osimage.FromManifest(ctx, found.Manifest, found, m.options(src))
+	if err != nil {
+		return nil, err
+	}
+	return &flow.Candidate{Image: m.wrap(i), Ref: "sha256:" + found.Descriptor.Digest.Encoded(), Provenance: found.Provenance()}, nil
+}
+
+func (m *Machine) fetchOptions(ctx context.Context) fetch.Options {
+	return fetch.Options{Cache: m.downloads(ctx), Progress: m.progress, Warn: m.o.Console.Warn}
+}
+
+// downloads is the cache of partial downloads, nil on a machine without one.
+func (m *Machine) downloads(ctx context.Context) *fetch.Cache {
+	dir := m.cacheDir(ctx, "blobs")
+	if dir == "" {
+		return nil
+	}
+	c, err := fetch.OpenCache(dir)
+	if err != nil {
+		m.o.Console.Warn(err)
+		return nil
+	}
+	m.closers = append(m.closers, c.Close)
+	return c
+}
+
+// cacheDir returns a folder on SB-CACHE, which is mounted once; empty if the
+// machine has no such volume. Nothing on it is trusted.
+func (m *Machine) cacheDir(ctx context.Context, name string) string {
+	m.cacheOnce.Do(func() {
+		dir, unmount, err := m.volumes.OpenWritable(ctx, volume.Cache)
+		if errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		if err != nil {
+			m.o.Console.Warn(err)
+			return
+		}
+		m.cacheRoot = dir
+		m.closers = append(m.closers, unmount)
+	})
+	if m.cacheRoot == "" {
+		return ""
+	}
+	dir := filepath.Join(m.cacheRoot, name)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		m.o.Console.Warn(err)
+		return ""
+	}
+	return dir
+}
+
+// stick is a source on local media: an OCI layout, or a TUF bundle.
+type stick struct {
+	m    *Machine
+	src  *config.Source
+	open func(ctx context.Context) (dir string, unmount func() error, err error)
+}
+
+func (s *stick) String() string     { return "media " + s.src.Ref + s.src.Target }
+func (s *stick) NeedsNetwork() bool { return false }
+
+func (s *stick) Fetch(ctx context.Context) (c *flow.Candidate, err error) {
+	dir, unmount, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unmount()) }()
+	if s.src.Target != "" {
+		return s.bundle(ctx, dir)
+	}
+	return s.layout(ctx, dir)
+}
+
+func (s *stick) layout(ctx context.Context, dir string) (*flow.Candidate, error) {
+	layouts, err := media.Open(dir, s.src.Ref)
+	if err != nil {
+		return nil, err
+	}
+	var places []oci.Place
+	for _, l := range layouts {
+		defer l.Close()
+		places = append(places, l)
+	}
+	// What is on local media needs no cache.
+	opened, err := s.m.openOCI(ctx, s.src, places)
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	return s.m.candidate(ctx, s.src, opened)
+}

@@ -1,0 +1,243 @@
+package loader
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/clock"
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/boot/tuf/image"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// repository is a target of a TUF repository. It keeps the metadata and what
+// it has fetched for a later round.
+type repository struct {
+	m   *Machine
+	src *config.Source
+
+	targets *tuf.Fetched
+	store   tuf.Store
+	client  *http.Client
+}
+
+func (r *repository) String() string {
+	return fmt.Sprintf("tuf %s target %s", r.src.MetadataURL, r.src.Target)
+}
+func (r *repository) NeedsNetwork() bool { return true }
+
+func (r *repository) Fetch(ctx context.Context) (*flow.Candidate, error) {
+	metadata, targets := folders(r.src)
+	if r.targets == nil {
+		if err := r.open(ctx, targets); err != nil {
+			return nil, err
+		}
+	}
+	conf := tuf.Config{TrustedRoot: r.src.Root, Store: r.store, Targets: r.targets}
+	for _, u := range metadata {
+		conf.Repositories = append(conf.Repositories, tuf.Web{URL: u, Client: r.client})
+	}
+	return r.m.fromTUF(ctx, r.src, conf)
+}
+
+func (r *repository) open(ctx context.Context, targets []string) error {
+	transport := &http.Transport{
+		Proxy:                  r.m.proxy,
+		DialContext:            r.m.dialer().DialContext,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  time.Minute,
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    8,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if r.src.CA != "" {
+		pool, err := config.CertPool(r.src.CA)
+		if err != nil {
+			return err
+		}
+		transport.TLSClientConfig.RootCAs = pool
+	}
+	r.client = &http.Client{Transport: r.m.clock.Transport(transport, false)}
+	t, err := tuf.NewFetched(targets, r.client, r.m.fetchOptions(ctx))
+	if err != nil {
+		return err
+	}
+	r.m.closers = append(r.m.closers, t.Close)
+	r.targets, r.store = t, r.m.metadata(ctx)
+	return nil
+}
+
+// folders are the places of metadata and targets, in order of preference. A
+// mirror has the layout of a bundle: both in folders below its URL.
+func folders(src *config.Source) (metadata, targets []string) {
+	metadata = []string{src.MetadataURL}
+	targets = []string{src.TargetsURL}
+	if src.TargetsURL == "" {
+		base := strings.TrimSuffix(src.MetadataURL, "/")
+		targets[0] = strings.TrimSuffix(base, "/"+bundle.MetadataDir) + "/" + bundle.TargetsDir
+	}
+	for _, m := range src.Mirrors {
+		base := strings.TrimSuffix(m, "/") + "/"
+		metadata, targets = append(metadata, base+bundle.MetadataDir), append(targets, base+bundle.TargetsDir)
+	}
+	return metadata, targets
+}
+
+// metadata is the store of verified metadata: on SB-CACHE, or in memory.
+func (m *Machine) metadata(ctx context.Context) tuf.Store {
+	dir := m.cacheDir(ctx, "tuf")
+	if dir == "" {
+		return new(store.Memory)
+	}
+	s, release, err := store.Open(dir)
+	if err != nil {
+		m.o.Console.Warn(err)
+		return new(store.Memory)
+	}
+	m.closers = append(m.closers, release)
+	return s
+}
+
+// fromTUF refreshes, finds the target of src and makes it bootable.
+func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Config) (*flow.Candidate, error) {
+	conf.Now = m.clock.Now()
+	if m.clock.Policy() == clock.Off {
+		conf.Now = time.Unix(1, 0) // nothing has expired then
+	}
+	conf.Floor = m.refreshFloor(conf.Store)
+	client, err := tuf.New(conf)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	found, err := image.Load(ctx, client, src.Target, runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	state, err := client.State()
+	if err != nil {
+		return nil, errors.Join(err, found.Close())
+	}
+	c := &flow.Candidate{Ref: src.Target, Provenance: []event.Record{found.Provenance}, Version: found.Version, Trust: state}
+	c.Ref += fmt.Sprintf(" version %d", found.Version)
+	if found.Kind == image.KindOCI {
+		return m.pinned(ctx, src, found, c)
+	}
+	i, err := m.fromTarget(src, found)
+	if err != nil {
+		return nil, err
+	}
+	c.Image = i
+	return c, nil
+}
+
+// fromTarget makes an image of a target's files, which it takes over.
+func (m *Machine) fromTarget(src *config.Source, found *image.Image) (flow.Image, error) {
+	o := m.options(src)
+	switch found.Kind {
+	case image.KindLinux:
+		i, err := osimage.FromFiles(found.Kernel, found.Initrd, found.DTB, found.Cmdline, o)
+		if err != nil {
+			return nil, err
+		}
+		return m.wrap(i), nil
+	case image.KindUKI:
+		o.Cmdline = strings.TrimSpace(found.Cmdline + " " + o.Cmdline)
+		i, err := osimage.FromUKI(found.File, o)
+		if err != nil {
+			return nil, err
+		}
+		return m.wrap(i), nil
+	}
+	return nil, errors.Join(fmt.Errorf("target of kind %q: %w", found.Kind, osimage.ErrUnsupported), found.Close())
+}
+
+// pinned takes the image that TUF names from a registry: trust from TUF, bytes
+// from anywhere.
+func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) (*flow.Candidate, error) {
+	at := &config.Source{Ref: found.OCI.Repository + "@" + found.OCI.Digest, PlainHTTP: src.PlainHTTP, CA: src.CA, Auth: src.Auth, Platform: src.Platform}
+	place, err := m.remote(at, at.Ref)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := m.openOCI(ctx, at, []oci.Place{place})
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	from, err := m.candidate(ctx, at, opened)
+	if err != nil {
+		return nil, err
+	}
+	c.Image, c.Provenance = from.Image, append(c.Provenance, from.Provenance...)
+	return c, nil
+}
+
+// bundle boots from an offline TUF bundle in dir: dir itself, a folder or a
+// tar in it.
+func (s *stick) bundle(ctx context.Context, dir string) (*flow.Candidate, error) {
+	paths, err := bundles(dir)
+	if err != nil {
+		return nil, err
+	}
+	errs := []error{fmt.Errorf("no TUF bundle with the target %q: %w", s.src.Target, fs.ErrNotExist)}
+	for _, path := range paths {
+		c, err := s.oneBundle(ctx, path)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (s *stick) oneBundle(ctx context.Context, path string) (*flow.Candidate, error) {
+	b, err := bundle.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return s.m.fromTUF(ctx, s.src, tuf.Config{
+		TrustedRoot: s.src.Root, Store: s.m.metadata(ctx), Repositories: []tuf.Repository{b}, Targets: b,
+	})
+}
+
+// bundles are the paths in dir that could be a bundle.
+func bundles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case e.Name() == bundle.SealFile:
+			paths = append(paths, dir)
+		case e.IsDir():
+			if _, err := os.Lstat(filepath.Join(path, bundle.SealFile)); err == nil {
+				paths = append(paths, path)
+			}
+		case e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".tar"):
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}

@@ -1,0 +1,73 @@
+// tufboot boots what a TUF repository says.
+//
+//	tufboot [flags] --root ROOT.json --metadata-url URL --target NAME
+//	tufboot [flags] --root ROOT.json --bundle FOLDER --target NAME
+//
+// It follows the repository from the trusted root to the target, fetches and
+// verifies it, and measures and starts it as ociboot does. The network must be
+// up, unless the repository is an offline bundle.
+//
+// Exit codes are those of ociboot: 0 the dry run succeeded, 1 failed and
+// nothing was measured, 2 the command line is wrong, 3 failed after the image
+// was measured. A boot that succeeds does not return.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/cmds/internal/loader"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	m, f, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return loader.ExitOK
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "tufboot: %v\n", err)
+		return loader.ExitUsage
+	}
+	defer m.Close()
+	return m.Main(context.Background(), f.DryRun, f.JSON)
+}
+
+func parse(args []string) (*loader.Machine, *loader.Flags, error) {
+	s := flag.NewFlagSet("tufboot", flag.ContinueOnError)
+	s.Usage = func() {
+		fmt.Fprintln(s.Output(), "usage: tufboot [flags] --root ROOT.json --metadata-url URL --target NAME\n\nBoot a target of a TUF repository.\n\nFlags:")
+		s.PrintDefaults()
+	}
+	var f loader.Flags
+	f.Register(s)
+	root := s.String("root", "", "`FILE`: the root.json to trust")
+	target := s.String("target", "", "`NAME` of the target to boot")
+	metadata := s.String("metadata-url", "", "`URL` of the repository's metadata")
+	targets := s.String("targets-url", "", "`URL` of its targets (default the folder \"targets\" beside the metadata)")
+	bundle := s.String("bundle", "", "`FOLDER` with an offline bundle, in place of --metadata-url")
+	var mirrors loader.Strings
+	s.Var(&mirrors, "mirror", "`URL` of a folder with \"metadata\" and \"targets\" of the same repository; may be repeated")
+	if err := s.Parse(args); err != nil {
+		return nil, nil, err
+	}
+	if s.NArg() != 0 || *root == "" || *target == "" || (*metadata == "") == (*bundle == "") {
+		s.Usage()
+		return nil, nil, errors.New("want --root, --target and either --metadata-url or --bundle, and no arguments")
+	}
+	text, err := os.ReadFile(*root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--root: %w", err)
+	}
+	src := config.Source{Type: config.SourceTUF, Root: text, Target: *target, MetadataURL: *metadata, TargetsURL: *targets, Mirrors: mirrors}
+	if *bundle != "" {
+		src.Type = config.SourceMedia
+	}
+	m, err := f.Machine(src, loader.Options{Layout: *bundle})
+	return m, &f, err
+}
