@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -102,10 +103,13 @@ func runProbe(ctx context.Context, accel Accel) error {
 	if err := os.WriteFile(image, disk, 0o600); err != nil {
 		return fmt.Errorf("qemu: writing the probe's disk: %w", err)
 	}
-	p, err := child.Start(exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+	var diag bytes.Buffer
+	cmd := exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", accel.option(), "-cpu", accel.cpu(), "-m", "32", "-no-reboot",
-		"-drive", "if=none,id=probe,format=raw,readonly=on,file="+image, "-device", "ide-hd,drive=probe,bootindex=0",
-		"-device", "isa-debug-exit,iobase=0xf4,iosize=4"))
+		"-drive", "if=none,id=probe,format=raw,file="+image, "-device", "ide-hd,drive=probe,bootindex=0",
+		"-device", "isa-debug-exit,iobase=0xf4,iosize=4")
+	cmd.Stderr = &diag
+	p, err := child.Start(cmd)
 	if err != nil {
 		return fmt.Errorf("qemu: %w", err)
 	}
@@ -119,5 +123,5 @@ func runProbe(ctx context.Context, accel Accel) error {
 	if errors.As(p.Err(), &exit) && exit.ExitCode() == probeStatus {
 		return nil
 	}
-	return fmt.Errorf("qemu: a guest on %s did not run: %w", accel, p.Err())
+	return fmt.Errorf("qemu: a guest on %s did not run: %w: %s", accel, p.Err(), lastLine(diag.String()))
 }
