@@ -33,6 +33,7 @@ type node struct {
 	layer      int   // the layer whose entry was written here; 0 if none was
 	dir        bool  // what was written, or is implied by a path below, is a directory
 	implied    int   // the highest layer with a path below this one
+	below      int   // the last layer read with a path below this one
 	made       bool  // the directory is in the archive already
 	file       *file // what was written, unless it was a directory
 }
@@ -172,7 +173,7 @@ func (m *merger) visible(name string) *node {
 			kid = &node{}
 			n.kids[part] = kid
 		}
-		n.implied = max(n.implied, m.layer)
+		n.implied, n.below = max(n.implied, m.layer), m.layer
 		n = kid
 	}
 	return n
@@ -193,11 +194,11 @@ func (m *merger) dirEntry(name string, h *tar.Header) error {
 	n := m.visible(name)
 	switch {
 	case n == nil, n.layer > m.layer && n.dir:
-		return nil
+		return m.makeParents(name)
 	case n.layer == m.layer && !n.dir:
 		return fmt.Errorf("%w: %q is a directory and something else", ErrHostile, name)
 	case name == rootinit.Path:
-		return fmt.Errorf("%w: %q is a directory, the first process needs this name", ErrHostile, name)
+		return errInitDir
 	}
 	if err := m.makeParents(name); err != nil {
 		return err
@@ -216,20 +217,28 @@ func (m *merger) makeDir(name string, h *tar.Header) error {
 	return m.begin(c)
 }
 
-// makeParents writes the directories above name that no entry has made yet. A
-// lower layer's entry may still give them their owner and mode.
+// makeParents writes the directories above name that no entry has made yet, as
+// far as upper layers leave them visible. A lower layer's entry may still give
+// them their owner and mode.
 func (m *merger) makeParents(name string) error {
 	n := &m.root
 	for at, c := range name {
 		if c != '/' {
 			continue
 		}
+		closed := n.hiddenKids > m.layer
 		n = n.kids[name[strings.LastIndexByte(name[:at], '/')+1:at]]
+		if closed || n == nil || n.hidden > m.layer {
+			return nil
+		}
 		if n.layer != 0 && !n.dir {
 			return fmt.Errorf("%w: %q is below %q, which is not a directory", ErrHostile, name, name[:at])
 		}
 		if n.made {
 			continue
+		}
+		if name[:at] == rootinit.Path {
+			return errInitDir
 		}
 		n.dir, n.made = true, true
 		if err := m.begin(&cpio.Header{Name: name[:at], Mode: cpio.ModeDir | 0o755}); err != nil {
@@ -243,12 +252,14 @@ func (m *merger) makeParents(name string) error {
 func (m *merger) fileEntry(name string, h *tar.Header, body io.Reader) error {
 	n := m.visible(name)
 	if n == nil {
-		return nil
+		return m.makeParents(name)
 	}
 	n.hidden = max(n.hidden, m.layer) // from lower layers, whoever wins here
 	switch {
+	case n.below == m.layer:
+		return fmt.Errorf("%w: %q is a directory and something else", ErrHostile, name)
 	case n.layer > m.layer: // a directory of an upper layer
-		return nil
+		return m.makeParents(name)
 	case n.layer == m.layer && (n.dir || n.file == nil || n.file.linked):
 		return fmt.Errorf("%w: %q twice in one layer, as different things", ErrHostile, name)
 	case n.layer == 0 && n.implied > m.layer && h.Typeflag == tar.TypeSymlink:
@@ -299,6 +310,8 @@ func (m *merger) keep(name string, f *file) {
 		m.stats.Kept[name] = f.body
 	}
 }
+
+var errInitDir = fmt.Errorf("%w: %q is a directory, the first process needs this name", ErrHostile, rootinit.Path)
 
 // errAlias makes RAMRoot start again.
 var errAlias = errors.New("a directory of an upper layer is a symbolic link")
