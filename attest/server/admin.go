@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/sealboot/sealboot/attest/store"
 )
@@ -21,7 +22,18 @@ var web embed.FS
 var page = template.Must(template.New("status.html").Funcs(template.FuncMap{
 	"time":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"short": func(s string) string { return s[:min(16, len(s))] },
+	"clean": clean,
 }).ParseFS(web, "web/status.html"))
+
+// clean drops what changes how a text is read: control characters, and those that reorder or hide others.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return -1
+		}
+		return r
+	}, s)
+}
 
 const (
 	pageDevices = 200

@@ -58,6 +58,7 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	}
 	s.afterDecide()
 	s.count(d)
+	s.keep(d, m3)
 	if !d.verdict.Allowed() {
 		return nil, denial(http.StatusForbidden, d)
 	}

@@ -51,6 +51,30 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
+// newBareLab has no listener: its handlers are called directly, without rate limit.
+func newBareLab(t testing.TB) *lab {
+	dir := filepath.Join(t.TempDir(), "site")
+	set := site.Settings{Name: "lab", URL: "https://127.0.0.1:1", Endorsement: site.EndorsedByHash}
+	if err := site.Init(dir, set, nil, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{dir: dir}
+	var err error
+	if l.site, err = site.Load(dir, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	if l.store, err = l.site.OpenStore(context.Background(), time.Now); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.store.Close() })
+	if l.server, err = New(Config{Site: l.site, Store: l.store, Rate: 1e9, Burst: 1e9}); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(testWriter{t}, nil)) }
+
 func listen(t *testing.T, addr string) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
@@ -69,7 +93,7 @@ func (l *lab) start(devices net.Listener) {
 	if l.store, err = l.site.OpenStore(l.t.Context(), time.Now); err != nil {
 		l.t.Fatal(err)
 	}
-	l.server, err = New(Config{Site: l.site, Store: l.store, Log: slog.New(slog.NewTextHandler(testWriter{l.t}, nil))})
+	l.server, err = New(Config{Site: l.site, Store: l.store, Log: testLog(l.t)})
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -37,6 +37,9 @@ type Config struct {
 	Store *store.Store
 	Log   *slog.Logger     // nil discards
 	Now   func() time.Time // nil means time.Now
+	// Evidence is a directory that keeps the last evidence (M3) of each known device, for auditors who
+	// verify it with tools of their own. Empty keeps none.
+	Evidence string
 	// Rate and Burst bound the requests per second from one address (IPv4) or /64 network (IPv6).
 	// Zero means 200 and 2000: a site behind one NAT comes back at once after a power cut.
 	Rate, Burst float64

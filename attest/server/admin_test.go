@@ -1,0 +1,139 @@
+package server
+
+import (
+	"bufio"
+	"encoding/json"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/wire"
+)
+
+const hostileText = `<script>alert(1)</script><img src=x onerror=alert(2)>"'&{{.Site}}` + "\u202egnp.\x1b[31m"
+
+// TestStatusPage shows devices whose texts try to become part of the page. With SEALBOOT_TEST_PAGE set the
+// page is also written there, to be looked at in a browser.
+func TestStatusPage(t *testing.T) {
+	l := newLab(t)
+	ctx := t.Context()
+	for i, state := range []store.State{store.Enrolled, store.Pending, store.Quarantined} {
+		id := strings.Repeat(string(rune('a'+i)), 64)
+		d := store.Device{ID: id, EKs: []string{id}, State: state, Tier: "hash", Label: []string{"till-1", hostileText, ""}[i]}
+		if err := l.store.Enrol(ctx, d, store.Event{Kind: "enrol"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := strings.Repeat("a", 64)
+	ok := store.Status{Time: time.Now(), Phase: "boot", Image: "edge-os-1.4", Version: 14}
+	if err := l.store.Decide(ctx, store.Decision{Cookie: "c", ID: "d", Device: a, Allow: true, Ack: "x", Expires: time.Now(), Status: ok, Effects: store.Effects{Status: ok}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.store.Confirm(ctx, "d", "x"); err != nil {
+		t.Fatal(err)
+	}
+	for _, ek := range []string{strings.Repeat("b", 64), strings.Repeat("f", 64)} {
+		report, err := wire.Marshal(&wire.Report{Version: wire.Version, Site: "lab", EK: ek, Stage: "fetch", Reason: hostileText + strings.Repeat("long ", 100), Loader: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, code := l.post(l.client(), wire.PathReport, report); status != http.StatusOK {
+			t.Fatal(status, code)
+		}
+	}
+	text := l.get("/")
+	if file := os.Getenv("SEALBOOT_TEST_PAGE"); file != "" {
+		css := l.get("/style.css")
+		page := strings.Replace(text, `<link rel="stylesheet" href="/style.css">`, "<style>"+css+"</style>", 1)
+		if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, bad := range []string{"<script", "<img", "\x1b"} {
+		if strings.Contains(text, bad) {
+			t.Errorf("the page contains %q", bad)
+		}
+	}
+	for _, want := range []string{"edge-os-1.4", "till-1", "waiting for approval", "&lt;script&gt;"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+}
+
+func TestAdminHeadersAndHost(t *testing.T) {
+	l := newLab(t)
+	resp, err := http.Get(l.admin + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if csp := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'") {
+		t.Errorf("Content-Security-Policy %q", csp)
+	}
+	req, err := http.NewRequest(http.MethodGet, l.admin+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "evil.example"
+	if resp, err = http.DefaultClient.Do(req); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("another host's name: %s", resp.Status)
+	}
+	if resp, err = http.Post(l.admin+"/", "text/plain", nil); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %s", resp.Status)
+	}
+}
+
+func TestMetricsAndAuditExport(t *testing.T) {
+	l := newLab(t)
+	m := l.machine(1)
+	id := l.enrol(m)
+	r, _ := boot(t, m, "good")
+	if err := m.Ack(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	text := l.get("/metrics")
+	for _, want := range []string{
+		`sealboot_decisions_total{phase="boot",verdict="allow",code="none"} 1`, "sealboot_acknowledged_total 1",
+		`sealboot_devices{state="enrolled"} 1`, `sealboot_requests_total{endpoint="/v1/attest/evidence",status="200"} 1`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("metrics lack %s in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, id) {
+		t.Error("a metric names a device")
+	}
+	var v store.Verifier
+	lines := bufio.NewScanner(strings.NewReader(l.get("/audit")))
+	for lines.Scan() {
+		var rec store.Record
+		if err := json.Unmarshal(lines.Bytes(), &rec); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Add(rec); err != nil {
+			t.Error(err)
+		}
+	}
+	var heads []store.Head
+	if err := json.Unmarshal([]byte(l.get("/audit/heads")), &heads); err != nil || len(heads) != 1 {
+		t.Fatal(heads, err)
+	}
+	if err := v.At(heads[0]); err != nil {
+		t.Error(err)
+	}
+	if err := heads[0].Verify(l.site.ServerPublic()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,225 @@
+package server
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/attest/agent/api"
+	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/wire"
+)
+
+var paths = []string{wire.PathHello, wire.PathChallenge, wire.PathEvidence, wire.PathAck, wire.PathReport, api.PathWhoami, api.PathHealth}
+
+// TestGarbage sends what no device sends. Every answer is a well-formed failure, and nothing is recorded.
+func TestGarbage(t *testing.T) {
+	l := newLab(t)
+	client := l.client()
+	bodies := map[string][]byte{
+		"nothing": nil, "noise": []byte("\x00\xff"), "empty": []byte("{}"), "array": []byte("[]"), "null": []byte("null"),
+		"deep": bytes.Repeat([]byte("["), 10_000), "cut": []byte(`{"version":1,"site":"lab`), "other site": []byte(`{"version":1,"site":"x"}`),
+	}
+	for _, path := range paths {
+		for name, body := range bodies {
+			if status, _ := l.post(client, path, body); status < 400 || status >= 500 {
+				t.Errorf("%s of %s: %d", name, path, status)
+			}
+		}
+		limit := wire.MaxMessage
+		if path == wire.PathEvidence {
+			limit = wire.MaxEvidence
+		}
+		if status, code := l.post(client, path, bytes.Repeat([]byte("x"), limit+1)); status != http.StatusRequestEntityTooLarge || code != wire.CodeMalformed {
+			t.Errorf("too large for %s: %d %s", path, status, code)
+		}
+		resp, err := client.Get(l.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("GET %s: %s", path, resp.Status)
+		}
+		resp, err = client.Post(l.url+path, "text/html", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnsupportedMediaType {
+			t.Errorf("text/html to %s: %s", path, resp.Status)
+		}
+	}
+	if n := len(l.events()); n != 0 {
+		t.Errorf("garbage left %d audit records", n)
+	}
+}
+
+// TestAgentNeedsItsCertificate tries the agent's calls without one and with one of another authority.
+func TestAgentNeedsItsCertificate(t *testing.T) {
+	l, other := newLab(t), newLab(t)
+	if status, _ := l.post(l.client(), api.PathWhoami, []byte("{}")); status != http.StatusUnauthorized {
+		t.Errorf("without a certificate: %d", status)
+	}
+	m := other.machine(1)
+	other.enrol(m)
+	r, _ := boot(t, m, "good")
+	h := handOver(t, r, m.cap(t))
+	h.Result.URL, h.SiteCA = l.url, l.site.CA.Pool()
+	if err := newAgent(l, m, h).Once(t.Context()); err == nil {
+		t.Error("an agent of another site was admitted")
+	}
+}
+
+func TestQuarantinedAgentIsRefused(t *testing.T) {
+	l := newLab(t)
+	m := l.machine(1)
+	id := l.enrol(m)
+	r, _ := boot(t, m, "good")
+	if err := m.Ack(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	a := newAgent(l, m, handOver(t, r, m.cap(t)))
+	if err := l.store.SetState(t.Context(), id, store.Quarantined, store.Event{Kind: "state"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Once(t.Context()); err == nil || !strings.Contains(err.Error(), "quarantined") {
+		t.Errorf("Once: %v", err)
+	}
+}
+
+// TestRenewalNeedsAProvenBoot: before M5 nobody knows that the AK lives beside the EK.
+func TestRenewalNeedsAProvenBoot(t *testing.T) {
+	l := newLab(t)
+	m := l.machine(1)
+	l.enrol(m)
+	_, _ = boot(t, m, "good") // never acknowledged
+	if _, err := m.Renew(t.Context(), m.cap(t)); !denied(err, wire.CodeAK) {
+		t.Errorf("Renew: %v, want a denial for the AK", err)
+	}
+}
+
+// TestTruncatedAndSilentClients opens connections that send half a request or nothing. They must neither
+// be answered as complete nor keep the server from ending.
+func TestTruncatedAndSilentClients(t *testing.T) {
+	l := newLab(t)
+	dial := func() net.Conn {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(l.url, "https://"), &tls.Config{RootCAs: l.site.CA.Pool(), ServerName: "127.0.0.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	silent := dial()
+	half := dial()
+	fmt.Fprintf(half, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"version\":1", wire.PathHello)
+	if err := half.(*tls.Conn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(half)
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 400")) {
+		t.Errorf("truncated request: %q, %v", answer, err)
+	}
+	raw, err := net.Dial("tcp", strings.TrimPrefix(l.url, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	fmt.Fprint(raw, "GET / HTTP/1.0\r\n\r\n") // no TLS
+	if _, err := io.ReadAll(raw); err != nil {
+		t.Log(err)
+	}
+	l.stop() // hangs if the silent client is waited for
+	silent.Close()
+}
+
+func TestServerTimeoutsAreSet(t *testing.T) {
+	h := newHTTP(http.NotFoundHandler(), (&Server{Config: Config{Log: testLog(t)}}).Log)
+	if h.ReadHeaderTimeout == 0 || h.ReadTimeout == 0 || h.WriteTimeout == 0 || h.IdleTimeout == 0 || h.MaxHeaderBytes == 0 {
+		t.Errorf("%+v leaves a limit open", h)
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := newLimiter(1, 3)
+	count := func(remote string) (n int) {
+		for range 10 {
+			if l.allow(remote, now) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count("192.0.2.1:1"); n != 3 {
+		t.Errorf("burst of %d, want 3", n)
+	}
+	if n := count("192.0.2.1:2"); n != 0 {
+		t.Errorf("another port brought %d more", n)
+	}
+	if n := count("192.0.2.2:1"); n != 3 {
+		t.Errorf("another address has %d, want 3", n)
+	}
+	if n := count("[2001:db8::1]:1") + count("[2001:db8::2]:1"); n != 3 {
+		t.Errorf("one /64 has %d, want 3", n)
+	}
+	now = now.Add(2 * time.Second)
+	if n := count("192.0.2.1:1"); n != 2 {
+		t.Errorf("after two seconds %d, want 2", n)
+	}
+	now = now.Add(time.Hour)
+	if l.sweep(now); len(l.buckets) != 0 {
+		t.Errorf("%d buckets are kept for ever", len(l.buckets))
+	}
+	for i := range maxNetworks + 10 {
+		l.allow(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff), now)
+	}
+	if len(l.buckets) > maxNetworks+1 {
+		t.Errorf("%d buckets, want at most %d", len(l.buckets), maxNetworks+1)
+	}
+}
+
+func TestRateLimitedDevicesComeBack(t *testing.T) {
+	l := newLab(t)
+	l.server.limiter = newLimiter(0.001, 1)
+	client := l.client()
+	l.post(client, wire.PathHello, nil)
+	if status, code := l.post(client, wire.PathHello, nil); status != http.StatusTooManyRequests || code != wire.CodeUnavailable {
+		t.Errorf("second request: %d %s", status, code)
+	}
+}
+
+func FuzzBodies(f *testing.F) {
+	for i := range paths {
+		f.Add(i, []byte(`{"version":1,"site":"lab","nonce":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`))
+	}
+	l := newBareLab(f)
+	h := l.server.Devices()
+	f.Fuzz(func(t *testing.T, i int, body []byte) {
+		path := paths[uint(i)%uint(len(paths))]
+		r := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
+		r.Header.Set("Content-Type", wire.ContentType)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code == http.StatusOK && (path == wire.PathChallenge || path == wire.PathEvidence || path == wire.PathAck || strings.HasPrefix(path, "/v1/agent/")) {
+			t.Errorf("%s was answered: %s", path, w.Body)
+		}
+		if w.Code == http.StatusServiceUnavailable {
+			t.Errorf("%s: an internal error: %q", path, body)
+		}
+		if w.Code != http.StatusOK {
+			var fail wire.Failure
+			if err := wire.Unmarshal(w.Body.Bytes(), &fail); err != nil {
+				t.Errorf("%s: %d with body %q", path, w.Code, w.Body)
+			}
+		}
+	})
+}
