@@ -73,6 +73,7 @@ func buildPE(sections []testSection, trailer, certs string) []byte {
 const (
 	checksumAt = 0x80 + 24 + 64
 	securityAt = 0x80 + 24 + 112 + securityEntry*8
+	tableAt    = 0x80 + 24 + 240
 )
 
 func authenticode(t *testing.T, b []byte) []byte {
@@ -84,12 +85,25 @@ func authenticode(t *testing.T, b []byte) []byte {
 	return d[tpm2.TPMAlgSHA256]
 }
 
+// hashWithout hashes an unsigned file from beginning to end, less two fields.
+func hashWithout(b []byte) [sha256.Size]byte {
+	return sha256.Sum256(bytes.Join([][]byte{b[:checksumAt], b[checksumAt+4 : securityAt], b[securityAt+8:]}, nil))
+}
+
 func TestAuthenticode(t *testing.T) {
 	sections := []testSection{{".text", "code", 0}, {".data", "data", 0}}
 	plain := buildPE(sections, "", "")
-	want := sha256.Sum256(bytes.Join([][]byte{plain[:checksumAt], plain[checksumAt+4 : securityAt], plain[securityAt+8:]}, nil))
+	want := hashWithout(plain)
 	if got := authenticode(t, plain); !bytes.Equal(got, want[:]) {
 		t.Errorf("digest = %x, want %x", got, want)
+	}
+	// The sections count in the order of the file, not of their table.
+	swapped := bytes.Clone(plain)
+	copy(swapped[tableAt:], plain[tableAt+sectionEntrySize:tableAt+2*sectionEntrySize])
+	copy(swapped[tableAt+sectionEntrySize:], plain[tableAt:tableAt+sectionEntrySize])
+	wantSwapped := hashWithout(swapped)
+	if got := authenticode(t, swapped); !bytes.Equal(got, wantSwapped[:]) {
+		t.Errorf("digest with sections out of order = %x, want %x", got, wantSwapped)
 	}
 	if got := authenticode(t, buildPE(sections, "", "signature")); !bytes.Equal(got, want[:]) {
 		t.Error("a signature changes the digest")
