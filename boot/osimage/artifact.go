@@ -58,8 +58,6 @@ func fromArtifact(ctx context.Context, m *ocispec.Manifest, content Content, opt
 
 func has(layers map[role]ocispec.Descriptor, r role) bool { _, ok := layers[r]; return ok }
 
-func join(a, b string) string { return strings.TrimSpace(a + " " + b) }
-
 func mediaTypes(layers []ocispec.Descriptor) string {
 	types := map[string]bool{}
 	for _, l := range layers {

@@ -18,11 +18,15 @@ const maxCmdline = 16 << 10
 // without the final NUL. arm64 has the same.
 const x86MaxCmdline = 2047
 
-// joinCmdline returns the final bytes: the image's part, a space, the site's.
-// Line ends, which files bring along, become spaces at the edges only.
+// join puts a space between the image's part and the site's. Files bring line
+// ends along: those at the edges go.
+func join(image, site string) string {
+	return strings.TrimSpace(strings.TrimSpace(image) + " " + strings.TrimSpace(site))
+}
+
+// joinCmdline returns the final bytes.
 func joinCmdline(image, site string) (string, error) {
-	image, site = strings.TrimSpace(image), strings.TrimSpace(site)
-	line := strings.TrimSpace(image + " " + site)
+	line := join(image, site)
 	if len(line) > maxCmdline {
 		return "", fmt.Errorf("%w: command line of %d bytes", ErrInvalid, len(line))
 	}

@@ -18,6 +18,7 @@ const (
 	maxManifest = 4 << 20 // bytes, as registries accept
 	maxConfig   = 4 << 20
 	maxLayers   = 400
+	maxBlob     = 1 << 44 // bytes; keeps sums of sizes from overflowing
 )
 
 // FromManifest makes an image of an OCI or Docker image manifest. An index is
@@ -58,7 +59,7 @@ func parseManifest(b []byte) (*ocispec.Manifest, error) {
 		return nil, fmt.Errorf("%w: manifest of schema version %d with %d layers", ErrInvalid, m.SchemaVersion, len(m.Layers))
 	}
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		if err := d.Digest.Validate(); err != nil || d.Size < 0 {
+		if err := d.Digest.Validate(); err != nil || d.Size < 0 || d.Size > maxBlob {
 			return nil, fmt.Errorf("%w: manifest: blob %q of %d bytes", ErrInvalid, d.Digest, d.Size)
 		}
 	}

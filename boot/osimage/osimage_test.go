@@ -1,0 +1,331 @@
+package osimage
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"testing"
+
+	_ "crypto/sha512" // go-digest knows it then, and would accept it
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sealboot/sealboot/boot/memfd"
+	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// blobs is a Content in memory.
+type blobs map[digest.Digest][]byte
+
+func (b blobs) Blob(_ context.Context, d ocispec.Descriptor) (*os.File, error) {
+	data, ok := b[d.Digest]
+	if !ok {
+		return nil, fmt.Errorf("no blob %s", d.Digest)
+	}
+	return memfd.Store("blob", func(w *os.File) error { _, err := w.Write(data); return err })
+}
+
+func (b blobs) add(mediaType string, data []byte, annotations map[string]string) ocispec.Descriptor {
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data)), Annotations: annotations}
+	b[d.Digest] = data
+	return d
+}
+
+func manifestOf(t *testing.T, artifactType string, config ocispec.Descriptor, annotations map[string]string, layers ...ocispec.Descriptor) []byte {
+	t.Helper()
+	b, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		ArtifactType: artifactType, Config: config, Layers: layers, Annotations: annotations,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func plenty() (int64, error) { return 1 << 40, nil }
+
+// testKernel is a file with an x86 boot header that takes 100 bytes of command line.
+func testKernel() []byte {
+	b := make([]byte, 0x1000)
+	binary.LittleEndian.PutUint16(b[0x1fe:], 0xaa55)
+	copy(b[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(b[0x206:], 0x20f)
+	binary.LittleEndian.PutUint32(b[0x238:], 100)
+	return b
+}
+
+// testUKI is a UKI on the smallest stub that Build takes.
+func testUKI(t *testing.T) []byte {
+	t.Helper()
+	stub := make([]byte, 1024)
+	copy(stub, "MZ")
+	le := binary.LittleEndian
+	le.PutUint32(stub[60:], 64)
+	copy(stub[64:], "PE\x00\x00\x64\x86\x01\x00")
+	le.PutUint16(stub[84:], 240)
+	le.PutUint16(stub[88:], 0x20b)
+	le.PutUint32(stub[88+32:], 4096)
+	le.PutUint32(stub[88+36:], 512)
+	copy(stub[328:], ".text")
+	le.PutUint32(stub[336:], 512)
+	le.PutUint32(stub[340:], 4096)
+	le.PutUint32(stub[344:], 512)
+	le.PutUint32(stub[348:], 512)
+	var out bytes.Buffer
+	if err := uki.Build(&out, stub, []uki.Content{
+		{Name: ".cmdline", Data: []byte("from=uki\n\x00")},
+		{Name: ".initrd", Data: []byte("uki initrd")},
+		{Name: ".linux", Data: testKernel()},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func tarOf(t *testing.T, files map[string][]byte) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for name, body := range files {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func art(role string, data []byte) event.Artifact {
+	return event.Artifact{Role: role, SHA256: digest.FromBytes(data).Encoded(), Size: int64(len(data))}
+}
+
+// contents reads an image's files.
+func contents(t *testing.T, i *Image) map[string]string {
+	t.Helper()
+	out := map[string]string{"cmdline": i.Cmdline}
+	for name, f := range map[string]*os.File{"kernel": i.Kernel, "initrd": i.Initrd, "dtb": i.DTB} {
+		if f == nil {
+			continue
+		}
+		b, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write([]byte("x")); err == nil {
+			t.Errorf("%s is open for writing", name)
+		}
+		out[name] = string(b)
+	}
+	return out
+}
+
+func TestArtifacts(t *testing.T) {
+	kernel, initrd, dtb := testKernel(), []byte("initrd"), []byte("dtb")
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := enc.EncodeAll(initrd, nil)
+	store := blobs{}
+	empty := store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil)
+	title := func(name string) map[string]string { return map[string]string{ocispec.AnnotationTitle: name} }
+	tests := map[string]struct {
+		manifest []byte
+		want     map[string]string
+		kind     string
+		artifact []event.Artifact
+	}{
+		"ours": {
+			manifestOf(t, ArtifactLinux, empty, nil,
+				store.add(MediaTypeInitrd, initrd, nil), store.add(MediaTypeKernel, kernel, nil),
+				store.add(MediaTypeDTB, dtb, nil), store.add(MediaTypeCmdline, []byte("a=b\n"), nil)),
+			map[string]string{"kernel": string(kernel), "initrd": "initrd", "dtb": "dtb", "cmdline": "a=b site"},
+			event.KindLinux,
+			[]event.Artifact{art("kernel", kernel), art("initrd", initrd), art("cmdline", []byte("a=b site")), art("dtb", dtb)},
+		},
+		"annotation": {
+			manifestOf(t, ArtifactLinux, empty, map[string]string{AnnotationCmdline: "x=y"}, store.add(MediaTypeKernel, kernel, nil)),
+			map[string]string{"kernel": string(kernel), "cmdline": "x=y site"},
+			event.KindLinux,
+			[]event.Artifact{art("kernel", kernel), art("cmdline", []byte("x=y site"))},
+		},
+		"pulp": {
+			manifestOf(t, "application/vnd.org.pulpproject.netboot.artifact.v1", empty, nil,
+				store.add(pulpFile, kernel, title("vmlinuz")), store.add(pulpFile+"+zstd", packed, title("initrd.img")),
+				store.add(pulpFile, []byte("stage 2"), title("install.img"))),
+			map[string]string{"kernel": string(kernel), "initrd": "initrd", "cmdline": "site"},
+			event.KindLinux,
+			[]event.Artifact{art("kernel", kernel), art("initrd", packed), art("cmdline", []byte("site"))},
+		},
+		"ironcore": {
+			manifestOf(t, "", store.add("application/vnd.ironcore.image.config.v1alpha1+json", []byte(`{"commandLine":"iron=core"}`), nil), nil,
+				store.add("application/vnd.ironcore.image.vmlinuz.v1alpha1.vmlinuz", kernel, nil),
+				store.add("application/vnd.ironcore.image.initramfs.v1alpha1.initramfs", initrd, nil),
+				store.add("application/vnd.ironcore.image.rootfs.v1alpha1.rootfs", []byte("root"), nil)),
+			map[string]string{"kernel": string(kernel), "initrd": "initrd", "cmdline": "iron=core site"},
+			event.KindLinux,
+			[]event.Artifact{art("kernel", kernel), art("initrd", initrd), art("cmdline", []byte("iron=core site"))},
+		},
+		"eci": {
+			manifestOf(t, "", empty, nil, store.add("application/vnd.lfedge.eci.kernel.layer.v1+kernel", kernel, nil),
+				store.add("application/octet-stream", initrd, map[string]string{eciRole: "initrd"})),
+			map[string]string{"kernel": string(kernel), "initrd": "initrd", "cmdline": "site"},
+			event.KindLinux,
+			[]event.Artifact{art("kernel", kernel), art("initrd", initrd), art("cmdline", []byte("site"))},
+		},
+		"uki": {
+			manifestOf(t, ArtifactUKI, empty, nil, store.add(MediaTypeUKI, testUKI(t), nil)),
+			map[string]string{"kernel": string(kernel), "initrd": "uki initrd", "cmdline": "from=uki site"},
+			event.KindUKI,
+			[]event.Artifact{art("uki", testUKI(t)), art("cmdline", []byte("from=uki site"))},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			i, err := FromManifest(context.Background(), tc.manifest, store, Options{Cmdline: "site", MemAvailable: plenty})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer i.Close()
+			if diff := cmp.Diff(tc.want, contents(t, i)); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(event.Descriptor{Kind: tc.kind, Artifacts: tc.artifact}, i.Descriptor); diff != "" {
+				t.Error(diff)
+			}
+			if want := int64(2 * (len(tc.want["kernel"]) + len(tc.want["initrd"]))); i.NeedsRAM != want {
+				t.Errorf("NeedsRAM = %d, want %d", i.NeedsRAM, want)
+			}
+		})
+	}
+}
+
+func TestContainer(t *testing.T) {
+	kernel := testKernel()
+	other := append(testKernel(), "other"...)
+	const place = "usr/lib/modules/6.1/vmlinuz"
+	tests := map[string]struct {
+		layers []map[string][]byte
+		labels map[string]string
+		kernel []byte // as measured
+		boots  []byte
+		line   string
+		want   error
+	}{
+		"modules":        {layers: []map[string][]byte{{place: other}, {place: kernel}}, kernel: kernel, line: "site"},
+		"boot":           {layers: []map[string][]byte{{"boot/vmlinuz-6.1": kernel, "boot/config": other}}, kernel: kernel, line: "site"},
+		"modules first":  {layers: []map[string][]byte{{place: kernel, "boot/vmlinuz-6.1": other}}, kernel: kernel, line: "site"},
+		"several":        {layers: []map[string][]byte{{place: kernel, "usr/lib/modules/6.2/vmlinuz": other}}, want: ErrInvalid},
+		"several, label": {layers: []map[string][]byte{{place: kernel, "usr/lib/modules/6.2/vmlinuz": other}}, labels: map[string]string{LabelKernel: place}, kernel: kernel, line: "site"},
+		"label to none":  {layers: []map[string][]byte{{place: kernel}}, labels: map[string]string{LabelKernel: "boot/none"}, want: ErrInvalid},
+		"none":           {layers: []map[string][]byte{{"etc/os-release": nil}}, want: ErrUnsupported},
+		"command line":   {layers: []map[string][]byte{{place: kernel}}, labels: map[string]string{AnnotationCmdline: "a=b"}, kernel: kernel, line: "a=b site"},
+		"uki":            {layers: []map[string][]byte{{"usr/lib/modules/6.1/6.1.efi": testUKI(t)}}, kernel: testUKI(t), boots: kernel, line: "from=uki site"},
+		"line too long":  {layers: []map[string][]byte{{place: kernel}}, labels: map[string]string{AnnotationCmdline: strings.Repeat("x", 100)}, want: ErrInvalid},
+		"control chars":  {layers: []map[string][]byte{{place: kernel}}, labels: map[string]string{AnnotationCmdline: "a\tb"}, want: ErrInvalid},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			store := blobs{}
+			config, err := json.Marshal(ocispec.Image{Config: ocispec.ImageConfig{Labels: tc.labels}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var layers []ocispec.Descriptor
+			want := []event.Artifact{art("kernel", tc.kernel), art("cmdline", []byte(tc.line))}
+			for _, files := range tc.layers {
+				b := tarOf(t, files)
+				layers = append(layers, store.add(ocispec.MediaTypeImageLayer, b, nil))
+				want = append(want, art("layer", b))
+			}
+			m := manifestOf(t, "", store.add(ocispec.MediaTypeImageConfig, config, nil), nil, layers...)
+			i, err := FromManifest(context.Background(), m, store, Options{Cmdline: "site", Arch: "amd64", MemAvailable: plenty})
+			if !errors.Is(err, tc.want) {
+				t.Fatalf("got %v, want %v", err, tc.want)
+			}
+			if err != nil {
+				return
+			}
+			defer i.Close()
+			if diff := cmp.Diff(event.Descriptor{Kind: event.KindContainer, Artifacts: want}, i.Descriptor); diff != "" {
+				t.Error(diff)
+			}
+			got := contents(t, i)
+			if tc.boots == nil {
+				tc.boots = tc.kernel
+			}
+			if got["kernel"] != string(tc.boots) || got["cmdline"] != tc.line || !strings.HasPrefix(got["initrd"], "070701") {
+				t.Errorf("boots another kernel, or with %q", got["cmdline"])
+			}
+		})
+	}
+}
+
+func TestMemory(t *testing.T) {
+	store := blobs{}
+	config := store.add(ocispec.MediaTypeImageConfig, []byte("{}"), nil)
+	layer := store.add(ocispec.MediaTypeImageLayer, tarOf(t, map[string][]byte{"boot/vmlinuz-1": make([]byte, 8<<20)}), nil)
+	m := manifestOf(t, "", config, nil, layer)
+	got, err := Estimate(m)
+	if want := (Needs{Fetch: layer.Size, RAM: 3 * layer.Size}); err != nil || got != want {
+		t.Errorf("Estimate = %+v, %v; want %+v", got, err, want)
+	}
+	if got, err = Estimate(manifestOf(t, "", config, map[string]string{AnnotationUnpacked: "100000000"}, layer)); err != nil || got.RAM != 300000000 {
+		t.Errorf("Estimate with annotation = %+v, %v", got, err)
+	}
+	if _, err = Estimate(manifestOf(t, "", config, map[string]string{AnnotationUnpacked: "-1"}, layer)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("Estimate with a bad annotation: %v", err)
+	}
+	for _, have := range []int64{1 << 20, layer.Size + 1<<20, 2*layer.Size + 1<<10} {
+		_, err := FromManifest(context.Background(), m, store, Options{Arch: "amd64", MemAvailable: func() (int64, error) { return have, nil }})
+		if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), "MiB") {
+			t.Errorf("with %d bytes: %v", have, err)
+		}
+	}
+}
+
+func TestRefuse(t *testing.T) {
+	store := blobs{}
+	empty := store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil)
+	kernel := store.add(MediaTypeKernel, testKernel(), nil)
+	bad := kernel
+	bad.Digest = digest.Digest("sha512:" + strings.Repeat("ab", 64))
+	store[bad.Digest] = testKernel()
+	huge := kernel
+	huge.Size = math.MaxInt64
+	for name, tc := range map[string]struct {
+		manifest []byte
+		want     error
+	}{
+		"not JSON":      {[]byte("<html>"), ErrInvalid},
+		"two documents": {append(manifestOf(t, "", empty, nil, kernel), "{}"...), ErrInvalid},
+		"no layers":     {manifestOf(t, "", empty, nil), ErrInvalid},
+		"two kernels":   {manifestOf(t, "", empty, nil, kernel, kernel), ErrInvalid},
+		"sha512":        {manifestOf(t, "", empty, nil, bad), ErrInvalid},
+		"helm chart":    {manifestOf(t, "", empty, nil, store.add("application/vnd.cncf.helm.chart.content.v1.tar+gzip", []byte("x"), nil)), ErrUnsupported},
+		"no UKI":        {manifestOf(t, "", empty, nil, store.add(MediaTypeUKI, testKernel(), nil)), ErrInvalid},
+		"sizes":         {manifestOf(t, "", empty, nil, huge, store.add(MediaTypeInitrd, []byte("i"), nil)), ErrInvalid},
+	} {
+		if _, err := FromManifest(context.Background(), tc.manifest, store, Options{MemAvailable: plenty}); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		}
+	}
+}
