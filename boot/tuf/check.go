@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -19,7 +20,7 @@ const (
 	specVersion1 = "1."    // the major version that is understood
 )
 
-func checkCommon(wantType, gotType, spec string, version int64) error {
+func checkCommon(wantType, gotType, spec string, version int64, expires time.Time) error {
 	switch {
 	case gotType != wantType:
 		return fmt.Errorf("its type is %s, not %s", quote(gotType), wantType)
@@ -27,12 +28,14 @@ func checkCommon(wantType, gotType, spec string, version int64) error {
 		return fmt.Errorf("it follows version %s of the specification", quote(spec))
 	case version < 1:
 		return fmt.Errorf("version %d", version)
+	case expires.IsZero():
+		return errors.New("it has no expiry")
 	}
 	return nil
 }
 
 func checkRoot(r *metadata.RootType) error {
-	if err := checkCommon(RoleRoot, r.Type, r.SpecVersion, r.Version); err != nil {
+	if err := checkCommon(RoleRoot, r.Type, r.SpecVersion, r.Version, r.Expires); err != nil {
 		return err
 	}
 	if err := checkKeys(r.Keys); err != nil {
@@ -51,14 +54,14 @@ func checkRoot(r *metadata.RootType) error {
 }
 
 func checkTimestamp(ts *metadata.TimestampType) error {
-	if err := checkCommon(RoleTimestamp, ts.Type, ts.SpecVersion, ts.Version); err != nil {
+	if err := checkCommon(RoleTimestamp, ts.Type, ts.SpecVersion, ts.Version, ts.Expires); err != nil {
 		return err
 	}
 	return checkMeta(ts.Meta, RoleSnapshot)
 }
 
 func checkSnapshot(s *metadata.SnapshotType) error {
-	if err := checkCommon(RoleSnapshot, s.Type, s.SpecVersion, s.Version); err != nil {
+	if err := checkCommon(RoleSnapshot, s.Type, s.SpecVersion, s.Version, s.Expires); err != nil {
 		return err
 	}
 	return checkMeta(s.Meta, RoleTargets)
@@ -77,7 +80,7 @@ func checkMeta(meta map[string]*metadata.MetaFiles, needed string) error {
 }
 
 func checkTargets(t *metadata.TargetsType) error {
-	if err := checkCommon(RoleTargets, t.Type, t.SpecVersion, t.Version); err != nil {
+	if err := checkCommon(RoleTargets, t.Type, t.SpecVersion, t.Version, t.Expires); err != nil {
 		return err
 	}
 	for name, f := range t.Targets {

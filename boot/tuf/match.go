@@ -53,10 +53,20 @@ func matches(r *metadata.DelegatedRole, target string) bool {
 	return false
 }
 
-// glob matches shell patterns; "*" and "?" do not match "/". A pattern that is
-// not valid matches nothing.
+// glob matches shell patterns, one part between slashes at a time, so that
+// nothing in a pattern matches a slash. A pattern that is not valid matches
+// nothing.
 func glob(pattern, name string) bool {
 	// Shells negate a class with "!", path.Match with "^".
-	ok, err := path.Match(strings.ReplaceAll(pattern, "[!", "[^"), name)
-	return ok && err == nil
+	patterns := strings.Split(strings.ReplaceAll(pattern, "[!", "[^"), "/")
+	parts := strings.Split(name, "/")
+	if len(patterns) != len(parts) {
+		return false
+	}
+	for i, p := range patterns {
+		if ok, err := path.Match(p, parts[i]); !ok || err != nil {
+			return false
+		}
+	}
+	return true
 }

@@ -45,7 +45,7 @@ func (c *Client) acceptSeal(ctx context.Context, repo Sealed, t *trust) error {
 }
 
 func checkSeal(s *metadata.TargetsType) error {
-	if err := checkCommon(SealType, s.Type, s.SpecVersion, s.Version); err != nil {
+	if err := checkCommon(SealType, s.Type, s.SpecVersion, s.Version, s.Expires); err != nil {
 		return err
 	}
 	if s.Delegations != nil {

@@ -1,0 +1,219 @@
+package tuf_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/fetch"
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+)
+
+// flaky serves data and cuts every connection after some bytes.
+type flaky struct {
+	data   []byte
+	cut    int
+	ranges []string
+	lie    func(w http.ResponseWriter, r *http.Request) bool
+}
+
+func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.ranges = append(f.ranges, r.Header.Get("Range"))
+	if len(f.ranges) > 1 && f.lie != nil && f.lie(w, r) {
+		return
+	}
+	http.ServeContent(&cutting{w, f.cut}, r, "", time.Time{}, bytes.NewReader(f.data))
+}
+
+type cutting struct {
+	http.ResponseWriter
+	left int
+}
+
+func (c *cutting) Write(p []byte) (int, error) {
+	if len(p) > c.left {
+		_, _ = c.ResponseWriter.Write(p[:c.left])
+		_ = http.NewResponseController(c.ResponseWriter).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	c.left -= len(p)
+	return c.ResponseWriter.Write(p)
+}
+
+func random(n int) ([]byte, tuf.Want) {
+	data := make([]byte, n)
+	_, _ = rand.Read(data)
+	sum := sha256.Sum256(data)
+	return data, tuf.Want{Size: int64(n), SHA256: sum[:]}
+}
+
+func streamed(t *testing.T, h http.Handler) tuf.Streamed {
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return tuf.Streamed{URL: server.URL, Create: func() (*os.File, error) { return os.CreateTemp(t.TempDir(), "") }}
+}
+
+func TestStreamResumes(t *testing.T) {
+	data, wanted := random(1 << 20)
+	f := &flaky{data: data, cut: 300_000}
+	file, err := streamed(t, f).Target(t.Context(), "x", wanted)
+	want(t, err, nil)
+	defer file.Close()
+	got, err := io.ReadAll(file)
+	want(t, err, nil)
+	if !bytes.Equal(got, data) {
+		t.Fatal("other bytes")
+	}
+	if len(f.ranges) < 3 || f.ranges[0] != "" || !strings.HasPrefix(f.ranges[1], "bytes=") {
+		t.Fatalf("ranges: %q", f.ranges)
+	}
+}
+
+func TestStreamGivesUp(t *testing.T) {
+	data, wanted := random(100_000)
+	for name, f := range map[string]*flaky{
+		"never a byte more": {data: data, cut: 50_000, lie: func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }},
+		"ignores the range": {data: data, cut: 50_000, lie: func(w http.ResponseWriter, _ *http.Request) bool { _, _ = w.Write(data); return true }},
+		"another range": {data: data, cut: 50_000, lie: func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Range", "bytes 0-99999/100000")
+			w.WriteHeader(http.StatusPartialContent)
+			return true
+		}},
+		"gone": {data: data, cut: 50_000, lie: func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(404); return true }},
+	} {
+		if _, err := streamed(t, f).Target(t.Context(), "x", wanted); err == nil {
+			t.Errorf("%s: success", name)
+		}
+		if len(f.ranges) > 6 {
+			t.Errorf("%s: %d requests", name, len(f.ranges))
+		}
+	}
+}
+
+func TestStreamRefusesOtherBytes(t *testing.T) {
+	data, wanted := random(10_000)
+	changed := bytes.Clone(data)
+	changed[5000]++
+	for name, tc := range map[string]http.HandlerFunc{
+		"changed": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(changed) },
+		"longer":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(append(data, 0)) },
+		"shorter": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(data[:9999]) },
+		"endless": func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := w.Write(data); err != nil {
+					return
+				}
+			}
+		},
+	} {
+		if _, err := streamed(t, tc).Target(t.Context(), "x", wanted); !errors.Is(err, tuf.ErrMismatch) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s := streamed(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "10000")
+		_, _ = w.Write(data[:10])
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	s.Idle = 30 * time.Millisecond
+	if _, err := s.Target(t.Context(), "x", wanted); err == nil {
+		t.Error("a stalled server succeeded")
+	}
+}
+
+func TestFetchedFromMirrors(t *testing.T) {
+	data, wanted := random(200_000)
+	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 200_000)) }))
+	defer bad.Close()
+	var paths []string
+	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		paths = append(paths, r.URL.Path)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	}))
+	defer good.Close()
+	f, err := tuf.NewFetched([]string{bad.URL + "/a", good.URL + "/b/"}, nil, fetch.Options{MinBackoff: time.Millisecond, Attempts: 1})
+	want(t, err, nil)
+	defer f.Close()
+	file, err := f.Target(t.Context(), "os/x y", wanted)
+	want(t, err, nil)
+	defer file.Close()
+	want(t, wanted.Check(file), nil)
+	if len(paths) == 0 || paths[0] != "/b/os/x y" {
+		t.Fatalf("asked for %q", paths)
+	}
+	wanted.SHA512 = make([]byte, 64)
+	_, err = f.Target(t.Context(), "os/x y", wanted)
+	want(t, err, tuf.ErrMismatch)
+	if _, err = f.Target(t.Context(), "x", tuf.Want{SHA512: make([]byte, 64)}); err == nil {
+		t.Fatal("a target without SHA-256")
+	}
+}
+
+// TestMirrors: the first mirror is stale, broken or hostile; the second is used.
+func TestMirrors(t *testing.T) {
+	d := newDevice(t)
+	d.repo.AddArtifact("targets", "os", []byte("content"))
+	d.repo.Publish("targets", "snapshot", "timestamp")
+	other := newDevice(t) // another repository altogether
+	other.repo.Timestamp.Signed.Version = 100
+	other.repo.Publish("timestamp")
+	for name, url := range map[string]string{
+		"nobody there": "http://127.0.0.1:1/metadata", "another repository": other.repo.URL + "/metadata", "nonsense": "::",
+	} {
+		d.cfg.Store = &store.Memory{}
+		d.cfg.Repositories = []tuf.Repository{tuf.Web{URL: url}, tuf.Web{URL: d.repo.URL + "/metadata"}}
+		got, err := d.get("os")
+		if err != nil || got != "content" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+// TestForgedCache: what somebody put on the disk is not believed.
+func TestForgedCache(t *testing.T) {
+	evil := newDevice(t)
+	evil.repo.AddArtifact("targets", "os", []byte("evil"))
+	evil.repo.Publish("root", "targets", "snapshot", "timestamp")
+	want(t, evil.refresh(), nil)
+	d := newDevice(t)
+	d.repo.AddArtifact("targets", "os", []byte("content"))
+	d.repo.Publish("targets", "snapshot", "timestamp")
+	d.cfg.Store = evil.cfg.Store
+	got, err := d.get("os")
+	if err != nil || got != "content" {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+// TestEmbeddedRootIsNewer: after a reflash the cache is older than the firmware.
+func TestEmbeddedRootIsNewer(t *testing.T) {
+	d := newDevice(t)
+	d.repo.Publish("root", "root")
+	want(t, d.refresh(), nil)
+	d.repo.Publish("root", "root")
+	d.cfg.TrustedRoot = d.repo.Published["root"][4]
+	d.repo.Forget()
+	want(t, d.refresh(), nil)
+	if q := d.repo.Requests(); q[0].Version != 6 {
+		t.Fatalf("asked for %v", q)
+	}
+	// And the cached chain is followed from the first root, without a request.
+	d = newDevice(t)
+	d.repo.Publish("root", "root")
+	want(t, d.refresh(), nil)
+	d.repo.Forget()
+	want(t, d.refresh(), nil)
+	if q := d.repo.Requests(); len(q) != 2 || q[0].Version != 4 {
+		t.Fatalf("a refresh without news asked for %v", q)
+	}
+}

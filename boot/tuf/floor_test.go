@@ -1,0 +1,187 @@
+package tuf_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// boot refreshes from an empty cache, as after a theft of the disk, and raises
+// the floor.
+func (d *device) boot() error {
+	d.t.Helper()
+	d.cfg.Store = &store.Memory{}
+	c := d.client()
+	if err := c.Refresh(d.t.Context()); err != nil {
+		return err
+	}
+	s, err := c.State()
+	want(d.t, err, nil)
+	return d.cfg.Floor.Raise(d.t.Context(), s)
+}
+
+func newFloor(t *testing.T) tuf.Floor {
+	s, release, err := store.Open(t.TempDir())
+	want(t, err, nil)
+	t.Cleanup(func() { _ = release() })
+	return s.Floor()
+}
+
+func TestFloorOutlivesTheCache(t *testing.T) {
+	for _, role := range []string{"timestamp", "snapshot", "targets", "root"} {
+		d := newDevice(t)
+		d.cfg.Floor = newFloor(t)
+		old := map[string][][]byte{}
+		for r, p := range d.repo.Published {
+			old[r] = p
+		}
+		d.repo.Publish("root", "targets", "snapshot", "timestamp")
+		want(t, d.boot(), nil)
+		switch role { // what a mirror plays back
+		case "timestamp":
+			d.repo.Published["timestamp"] = old["timestamp"]
+		case "root":
+			d.repo.Published["root"] = old["root"]
+		}
+		d.startAgain(role)
+		want(t, d.boot(), tuf.ErrRollback)
+	}
+}
+
+// startAgain republishes a role as version 1.
+func (d *device) startAgain(role string) {
+	switch role {
+	case "snapshot":
+		d.repo.Snapshot.Signed.Version, d.repo.Published["snapshot"] = 1, nil
+		d.repo.Publish("snapshot", "timestamp")
+	case "targets":
+		d.repo.Targets().Version, d.repo.Published["targets"] = 1, nil
+		d.repo.Publish("targets", "snapshot", "timestamp")
+	}
+}
+
+// TestFastForwardRecovery: a thief signs huge versions; the owner rotates the
+// keys and starts again. The floor must let him.
+func TestFastForwardRecovery(t *testing.T) {
+	d := newDevice(t)
+	d.cfg.Floor = newFloor(t)
+	d.repo.Timestamp.Signed.Version = 1 << 31
+	d.repo.Publish("timestamp")
+	want(t, d.boot(), nil)
+	d.repo.Timestamp.Signed.Version = 4
+	d.repo.Publish("timestamp")
+	want(t, d.boot(), tuf.ErrRollback)
+	d.repo.RotateKeys("timestamp")
+	d.repo.Timestamp.Signed.Version = 4
+	d.repo.Publish("root", "timestamp")
+	want(t, d.boot(), nil)
+	d.repo.Timestamp.Signed.Version = 2
+	d.repo.Publish("timestamp") // version 3 of the new key
+	want(t, d.boot(), tuf.ErrRollback)
+}
+
+func TestTargetsRecoverByTheSnapshotKey(t *testing.T) {
+	d := newDevice(t)
+	d.cfg.Floor = newFloor(t)
+	for range 5 {
+		d.repo.Publish("targets")
+	}
+	d.repo.Publish("snapshot", "timestamp")
+	want(t, d.boot(), nil)
+	d.startAgain("targets")
+	want(t, d.boot(), tuf.ErrRollback)
+	d.repo.RotateKeys("snapshot")
+	d.repo.Publish("root", "snapshot", "timestamp")
+	want(t, d.boot(), nil)
+}
+
+func TestProvenance(t *testing.T) {
+	d := newDevice(t)
+	d.repo.AddArtifact("targets", "os", []byte("x"))
+	d.repo.Publish("targets", "snapshot", "timestamp", "timestamp")
+	c := d.client()
+	if _, err := c.Provenance(&tuf.Target{}); err == nil {
+		t.Fatal("provenance before a refresh")
+	}
+	want(t, c.Refresh(t.Context()), nil)
+	target, err := c.Find(t.Context(), "os")
+	want(t, err, nil)
+	got, err := c.Provenance(target)
+	want(t, err, nil)
+	s, err := c.State()
+	want(t, err, nil)
+	if diff := cmp.Diff(event.Record{
+		Type: event.TypeProvenance, Name: "tuf", SHA256: fmt.Sprintf("%x", s.RootSHA256),
+		Detail: map[string]string{
+			"root": "1", "timestamp": "3", "snapshot": "2", "targets": "2",
+			"target": "os", "role": "targets", "roleVersion": "2",
+		},
+	}, got); diff != "" {
+		t.Fatalf("-want +got:\n%s", diff)
+	}
+}
+
+// TestClocks: what a device with a dead or a lying clock does.
+func TestClocks(t *testing.T) {
+	build := time.Now()
+	for name, tc := range map[string]struct {
+		now time.Time
+		err error
+	}{
+		"1970":            {time.Unix(0, 0), nil}, // nothing has expired; the floor is what protects
+		"build - 1 day":   {build.AddDate(0, 0, -1), nil},
+		"now":             {build, nil},
+		"at the expiry":   {build.UTC().Truncate(time.Second).AddDate(0, 0, 30), tuf.ErrExpired},
+		"build + 10 y":    {build.AddDate(10, 0, 0), tuf.ErrExpired},
+		"year 9999":       {time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), tuf.ErrExpired},
+		"beyond year 1e5": {time.Date(100000, 1, 1, 0, 0, 0, 0, time.UTC), tuf.ErrExpired},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			d.repo.Expiry = build
+			d.cfg.Now = tc.now
+			want(t, d.refresh(), tc.err)
+		})
+	}
+	d := newDevice(t)
+	want(t, d.refresh(), nil)
+	d.cfg.Now = d.cfg.Now.AddDate(-1, 0, 0) // stepped back between two boots
+	want(t, d.refresh(), nil)
+	d.cfg.Now = time.Time{}
+	if _, err := tuf.New(d.cfg); err == nil {
+		t.Fatal("a client without the time")
+	}
+}
+
+func TestSignedTime(t *testing.T) {
+	d := newDevice(t)
+	set := func(fields map[string]any) {
+		d.repo.Timestamp.Signed.UnrecognizedFields = fields
+		d.repo.Publish("timestamp")
+	}
+	expires := d.repo.Expiry
+	for _, tc := range []struct {
+		fields map[string]any
+		want   time.Time
+	}{
+		{nil, time.Time{}},
+		{map[string]any{tuf.LifetimeField: 48}, expires.AddDate(0, 0, -2)},
+		{map[string]any{"x-tuf-on-ci-expiry-period": 3}, expires.AddDate(0, 0, -3)},
+		{map[string]any{tuf.LifetimeField: -5}, time.Time{}},
+		{map[string]any{tuf.LifetimeField: "48"}, time.Time{}},
+		{map[string]any{tuf.LifetimeField: 1 << 40}, time.Time{}},
+	} {
+		set(tc.fields)
+		c := d.client()
+		want(t, c.Refresh(t.Context()), nil)
+		if got := c.SignedTime(); !got.Equal(tc.want) {
+			t.Errorf("%v: signed at %s, want %s", tc.fields, got, tc.want)
+		}
+	}
+}
