@@ -252,14 +252,19 @@ func Endless(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 // Throttle sends n bytes each period: a slow link, or one byte a second.
 func Throttle(n int, period time.Duration) Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		left := n
 		next.ServeHTTP(&filter{ResponseWriter: w, body: func(w io.Writer, p []byte) error {
 			for len(p) > 0 {
-				k := min(n, len(p))
+				k := min(left, len(p))
 				if _, err := w.Write(p[:k]); err != nil {
 					return err
 				}
-				_ = http.NewResponseController(w.(http.ResponseWriter)).Flush()
 				p = p[k:]
+				if left -= k; left > 0 {
+					continue
+				}
+				left = n
+				_ = http.NewResponseController(w.(http.ResponseWriter)).Flush()
 				select {
 				case <-time.After(period):
 				case <-r.Context().Done():

@@ -1,0 +1,317 @@
+package fetch_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/fetch"
+	fp "github.com/sealboot/sealboot/boot/fetch/faultproxy"
+)
+
+// TestParallelRanges: on a link that gives each connection little, several
+// connections are several times as fast, and nothing is sent twice.
+func TestParallelRanges(t *testing.T) {
+	const size = 40 * mib
+	want := content(size)
+	times := map[int]time.Duration{}
+	for _, streams := range []int{1, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &fp.Proxy{Next: serve(want), Pick: fp.Always(fp.Throttle(64<<10, 125*time.Millisecond))} // 512 KiB/s
+			f := setup(t, fetch.Options{Streams: streams}, p)
+			start := time.Now()
+			file, err := f.Blob(t.Context(), blobOf(want))
+			if err != nil {
+				t.Fatal(err)
+			}
+			times[streams] = time.Since(start)
+			if !bytes.Equal(read(t, file), want) {
+				t.Error("wrong content")
+			}
+			if p.Sent() != size {
+				t.Errorf("%d bytes were sent, want %d", p.Sent(), size)
+			}
+		})
+	}
+	t.Logf("1 stream %v, 4 streams %v", times[1], times[4])
+	if times[4]*2 > times[1] {
+		t.Errorf("4 streams took %v, 1 took %v: want less than half", times[4], times[1])
+	}
+}
+
+// TestParallelFaults: of several connections each is cut once.
+func TestParallelFaults(t *testing.T) {
+	const size = 40 * mib
+	want := content(size)
+	synctest.Test(t, func(t *testing.T) {
+		slow := fp.Throttle(64<<10, 125*time.Millisecond)
+		p := &fp.Proxy{Next: serve(want), Pick: func(_ *http.Request, n int) fp.Fault {
+			if n == 0 || n%2 == 0 {
+				return slow
+			}
+			return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				slow(w, r, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fp.Cut(700_000)(w, r, next) }))
+			}
+		}}
+		f := setup(t, fetch.Options{}, p)
+		file, err := f.Blob(t.Context(), blobOf(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(read(t, file), want) {
+			t.Error("wrong content")
+		}
+		if p.Sent() != size {
+			t.Errorf("%d bytes were sent, want %d", p.Sent(), size)
+		}
+	})
+}
+
+// TestNothingTwice: what was fetched stays when another blob, or the call, fails.
+func TestNothingTwice(t *testing.T) {
+	want, missing := content(6*mib), blobOf([]byte("missing"))
+	synctest.Test(t, func(t *testing.T) {
+		p := &fp.Proxy{Next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, missing.Digest.Encoded()) {
+				http.NotFound(w, r)
+				return
+			}
+			serve(want).ServeHTTP(w, r)
+		})}
+		f := setup(t, fetch.Options{Blobs: 1}, p)
+		for range 3 {
+			if err := f.Prefetch(t.Context(), blobOf(want), missing); err == nil {
+				t.Fatal("Prefetch succeeded without a blob")
+			}
+		}
+		sent := p.Sent()
+		file, err := f.Blob(t.Context(), blobOf(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(read(t, file), want) {
+			t.Error("wrong content")
+		}
+		if p.Sent() != sent {
+			t.Errorf("%d bytes were fetched again", p.Sent()-sent)
+		}
+	})
+}
+
+// TestDeadline ends a call in the middle; the next goes on there.
+func TestDeadline(t *testing.T) {
+	const size = 4 * mib
+	want := content(size)
+	synctest.Test(t, func(t *testing.T) {
+		p := &fp.Proxy{Next: serve(want), Pick: fp.First(fp.Throttle(64<<10, time.Second))}
+		f := setup(t, fetch.Options{}, p)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if _, err := f.Blob(ctx, blobOf(want)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("error is %v", err)
+		}
+		part := p.Sent()
+		file, err := f.Blob(t.Context(), blobOf(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(read(t, file), want) {
+			t.Error("wrong content")
+		}
+		if part < size/3 || p.Sent() > size+(128<<10) {
+			t.Errorf("%d bytes were sent before the deadline, %d in all, want %d", part, p.Sent(), size)
+		}
+	})
+}
+
+func TestRoom(t *testing.T) {
+	want := content(1000)
+	p := &fp.Proxy{Next: serve(want)}
+	f, err := fetch.New(fetch.Options{
+		Mirrors: []fetch.Mirror{fetch.HTTP{Name: "a", Client: http.DefaultClient, URL: func(fetch.Blob) string { return "http://a/" }}},
+		Room:    func() (int64, error) { return 1500, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := blobOf(want[1:])
+	var room *fetch.RoomError
+	if err := f.Prefetch(t.Context(), blobOf(want), other); !errors.As(err, &room) || room.Need != 1999 || room.Have != 1500 {
+		t.Errorf("error is %v", err)
+	}
+	if p.Requests() != 0 {
+		t.Error("something was fetched")
+	}
+}
+
+func TestProgress(t *testing.T) {
+	want := content(10 * mib)
+	synctest.Test(t, func(t *testing.T) {
+		var last atomic.Value
+		p := &fp.Proxy{Next: serve(want), Pick: fp.Always(fp.Throttle(mib, time.Second))}
+		f := setup(t, fetch.Options{Streams: 1, Progress: func(p fetch.Progress) { last.Store(p) }}, p)
+		if err := f.Prefetch(t.Context(), blobOf(want)); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := last.Load().(fetch.Progress)
+		if got.Done != 10*mib || got.Total != 10*mib || got.Rate < 0.5*mib || got.Rate > 2*mib || got.Left() != 0 {
+			t.Errorf("last progress is %+v", got)
+		}
+	})
+}
+
+func TestEmptyBlob(t *testing.T) {
+	p := &fp.Proxy{Next: serve(nil)}
+	f := setup(t, fetch.Options{}, p)
+	file, err := f.Blob(t.Context(), blobOf(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, file); len(got) != 0 || p.Requests() != 0 {
+		t.Errorf("%d bytes, %d requests", len(got), p.Requests())
+	}
+}
+
+// TestFile: the file is read-only, and outlives the fetcher.
+func TestFile(t *testing.T) {
+	want := content(100_000)
+	net := &fp.Network{}
+	defer net.Close()
+	net.Handle("a", serve(want))
+	f, err := fetch.New(fetch.Options{Mirrors: []fetch.Mirror{fetch.HTTP{
+		Name: "a", Client: net.Client(), URL: func(fetch.Blob) string { return "http://a/" },
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := f.Blob(t.Context(), blobOf(want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteAt([]byte("x"), 0); err == nil {
+		t.Error("the file can be written to")
+	}
+	// As kexec does to append to an initrd.
+	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.WriteAt([]byte("more"), int64(len(want))); err != nil {
+		t.Error(err)
+	}
+	_ = again.Close()
+	if got := read(t, file); !bytes.Equal(got, append(want, "more"...)) {
+		t.Error("wrong content")
+	}
+	if _, err := f.Blob(t.Context(), blobOf(want)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Blob after Close: %v", err)
+	}
+}
+
+// boot is one life of a machine with a cache: it fetches with one proxy, and
+// may be switched off after a while.
+func boot(t *testing.T, dir string, want []byte, limit time.Duration, pick func(*http.Request, int) fp.Fault) (sent int64, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		cache, cerr := fetch.OpenCache(dir)
+		if cerr != nil {
+			t.Fatal(cerr)
+		}
+		defer cache.Close()
+		p := &fp.Proxy{Next: serve(want), Pick: pick}
+		f := setup(t, fetch.Options{Cache: cache, Streams: 1, Warn: func(err error) { t.Log(err) }}, p)
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		file, ferr := f.Blob(ctx, blobOf(want))
+		if ferr == nil && !bytes.Equal(read(t, file), want) {
+			t.Error("success with wrong content")
+		}
+		sent, err = p.Sent(), ferr
+	})
+	return sent, err
+}
+
+// TestCache follows a blob over several boots.
+func TestCache(t *testing.T) {
+	const size = 40 * mib
+	want := content(size)
+	slow := fp.Always(fp.Throttle(mib, time.Second))
+	name := "sha256-" + blobOf(want).Digest.Encoded()
+	tests := []struct {
+		name   string
+		tamper func(t *testing.T, path string) // of the cache's files, without suffix
+		most   int64                           // bytes that the second boot may fetch
+	}{
+		{"untouched", func(*testing.T, string) {}, size/2 + mib},
+		{"the end was not written", func(t *testing.T, path string) { zero(t, path+".part", 17*mib, 4*mib) }, size - 16*mib},
+		{"the end is missing", func(t *testing.T, path string) { truncate(t, path+".part", 17*mib) }, size - 16*mib},
+		{"a mark is torn", func(t *testing.T, path string) { truncate(t, path+".marks", 100) }, size - 8*mib},
+		{"no marks", func(t *testing.T, path string) { truncate(t, path+".marks", 0) }, size},
+		{"the beginning is wrong", func(t *testing.T, path string) { zero(t, path+".part", 0, 100) }, size},
+		{"wrong as a whole, with marks that agree", forge, 2 * size},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			first, err := boot(t, dir, want, 21*time.Second, slow)
+			if !errors.Is(err, context.DeadlineExceeded) || first < size/3 {
+				t.Fatalf("first boot: %d bytes, %v", first, err)
+			}
+			tt.tamper(t, filepath.Join(dir, name))
+			second, err := boot(t, dir, want, time.Hour, slow)
+			if err != nil || second > tt.most {
+				t.Errorf("second boot: %d bytes, want at most %d; %v", second, tt.most, err)
+			}
+			if third, err := boot(t, dir, want, time.Hour, slow); err != nil || third != 0 {
+				t.Errorf("third boot: %d bytes, want none; %v", third, err)
+			}
+			zero(t, filepath.Join(dir, name), size/2, 1)
+			if fourth, err := boot(t, dir, want, time.Hour, slow); err != nil || fourth != size {
+				t.Errorf("boot after the complete file was changed: %d bytes; %v", fourth, err)
+			}
+		})
+	}
+}
+
+func zero(t *testing.T, path string, off int64, n int) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, n), off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func truncate(t *testing.T, path string, n int64) {
+	t.Helper()
+	if err := os.Truncate(path, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// forge changes a partial and gives it marks that fit.
+func forge(t *testing.T, path string) {
+	t.Helper()
+	b := bytes.Repeat([]byte("x"), 8*mib)
+	if err := os.WriteFile(path+".part", b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".marks", fmt.Appendf(nil, "%d %s\n", len(b), blobOf(b).Digest.Encoded()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
