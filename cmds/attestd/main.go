@@ -19,7 +19,7 @@ import (
 	"github.com/sealboot/sealboot/attest/server/site"
 )
 
-const usage = `attestd serve --dir DIR [--listen ADDR] [--admin ADDR]
+const usage = `attestd serve --dir DIR [--listen ADDR] [--admin ADDR] [--evidence DIR]
 
 Serves one site, made with: sealboot site init --dir DIR --name NAME --url https://HOST:PORT
 
@@ -27,6 +27,7 @@ Serves one site, made with: sealboot site init --dir DIR --name NAME --url https
   --listen ADDR  for devices, TLS (default :8443)
   --admin ADDR   status page, metrics and audit export, without TLS or passwords; a loopback
                  address, put a proxy in front of it; "" for none (default 127.0.0.1:8480)
+  --evidence DIR keep the last evidence of each device here, for auditors
   --verbose      log every refused connection too
 `
 
@@ -54,6 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.dir, "dir", "", "")
 	flags.StringVar(&o.listen, "listen", ":8443", "")
 	flags.StringVar(&o.admin, "admin", "127.0.0.1:8480", "")
+	flags.StringVar(&o.evidence, "evidence", "", "")
 	flags.BoolVar(&o.verbose, "verbose", false, "")
 	if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -75,6 +77,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 type options struct {
 	dir, listen, admin string
+	evidence           string
 	verbose            bool
 }
 
@@ -93,7 +96,12 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	s, err := server.New(server.Config{Site: st, Store: db, Log: log})
+	if o.evidence != "" {
+		if err := os.MkdirAll(o.evidence, 0o700); err != nil {
+			return fmt.Errorf("directory for evidence: %w", err)
+		}
+	}
+	s, err := server.New(server.Config{Site: st, Store: db, Log: log, Evidence: o.evidence})
 	if err != nil {
 		return err
 	}
