@@ -79,7 +79,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	layout := filepath.Join(o.Cache, "image-"+key)
 	if _, err := os.Stat(layout); errors.Is(err, os.ErrNotExist) {
 		o.Step("OS image from its Containerfile")
-		if err := o.containerfile(ctx, context, layout, "BASE=oci:"+base+":latest"); err != nil {
+		if err := o.containerfile(ctx, context, layout, base); err != nil {
 			return nil, err
 		}
 	}
@@ -158,19 +158,26 @@ func (o *Options) debootstrap(ctx context.Context, work string) error {
 		append(args, "bookworm", filepath.Join(work, "rootfs.tar"))...)
 }
 
-// containerfile builds the Containerfile in dir into an OCI layout. The store of
-// buildah is a temporary one: nothing of it is needed afterwards.
-func (o *Options) containerfile(ctx context.Context, dir, layout, buildArg string) error {
+// containerfile builds the Containerfile in dir, on top of the layout base if
+// there is one, into an OCI layout. The store of buildah is a temporary one: nothing
+// of it is needed afterwards.
+func (o *Options) containerfile(ctx context.Context, dir, layout, base string) error {
 	store, err := os.MkdirTemp(o.Cache, "store-")
 	if err != nil {
 		return fmt.Errorf("osbuild: buildah's store: %w", err)
 	}
 	defer os.RemoveAll(store)
-	global := []string{"--root", filepath.Join(store, "root"), "--runroot", filepath.Join(store, "run"), "--storage-driver", "vfs"}
+	root, runroot := filepath.Join(store, "root"), filepath.Join(store, "run")
+	global := []string{"--root", root, "--runroot", runroot, "--storage-driver", "vfs"}
 	const name = "localhost/sealboot-build"
 	args := append(global, "bud", "--isolation", "chroot", "--timestamp", epoch, "--tag", name)
-	if buildArg != "" {
-		args = append(args, "--build-arg", buildArg)
+	if base != "" {
+		// Not "FROM oci:...": buildah makes a name of the path, and few paths fit.
+		target := fmt.Sprintf("containers-storage:[vfs@%s+%s]localhost/sealboot-base:latest", root, runroot)
+		if err := o.run(ctx, nil, "skopeo", "copy", "--quiet", "oci:"+base+":latest", target); err != nil {
+			return err
+		}
+		args = append(args, "--build-arg", "BASE=localhost/sealboot-base:latest")
 	}
 	if err := o.run(ctx, nil, "buildah", append(args, dir)...); err != nil {
 		return err
@@ -185,34 +192,30 @@ func (o *Options) containerfile(ctx context.Context, dir, layout, buildArg strin
 	return nil
 }
 
-// assemble fills the build context: the Containerfile and the overlay, which
-// is this package's own, the attest command, its OS side, and the caller's.
+// assemble fills the build context: the Containerfile, the attest command and
+// its OS side, and the overlay, which is this package's own and the caller's.
 func (o *Options) assemble(ctx context.Context, dir string) error {
 	if err := extract("files/Containerfile", filepath.Join(dir, "Containerfile"), 0o644); err != nil {
 		return err
 	}
-	overlay := filepath.Join(dir, "overlay")
 	embedded, err := fs.Sub(files, "files/overlay")
 	if err != nil {
 		return fmt.Errorf("osbuild: %w", err)
 	}
+	overlay := filepath.Join(dir, "overlay")
 	if err := copyTree(overlay, embedded); err != nil {
 		return err
 	}
-	for _, tree := range []string{filepath.Join(o.Source, "cmds/attest/os"), o.Overlay} {
-		if tree == "" {
-			continue
-		}
-		if err := copyTree(overlay, os.DirFS(tree)); err != nil {
+	if o.Overlay != "" {
+		if err := copyTree(overlay, os.DirFS(o.Overlay)); err != nil {
 			return err
 		}
 	}
-	binary := filepath.Join(overlay, "usr/bin/attest")
-	if err := os.MkdirAll(filepath.Dir(binary), 0o755); err != nil {
-		return fmt.Errorf("osbuild: %w", err)
+	if err := copyTree(filepath.Join(dir, "os"), os.DirFS(filepath.Join(o.Source, "cmds/attest/os"))); err != nil {
+		return err
 	}
 	return o.runIn(ctx, o.Source, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS="}, "go", "build",
-		"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binary, "./cmds/attest")
+		"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", filepath.Join(dir, "attest"), "./cmds/attest")
 }
 
 // Push copies the image to a reference in a registry, such as

@@ -11,12 +11,13 @@ func TestCopyTree(t *testing.T) {
 	dir := t.TempDir()
 	tree := fstest.MapFS{
 		"usr/bin/tool":       {Data: []byte("x"), Mode: 0o600},
-		"etc/systemd/a.conf": {Data: []byte("y"), Mode: 0o777},
+		"etc/systemd/a.conf": {Data: []byte("y"), Mode: 0o600},
+		"handover":           {Data: []byte("z"), Mode: 0o700},
 	}
 	if err := copyTree(dir, tree); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]os.FileMode{"usr/bin/tool": 0o755, "etc/systemd/a.conf": 0o644} {
+	for name, want := range map[string]os.FileMode{"usr/bin/tool": 0o755, "etc/systemd/a.conf": 0o644, "handover": 0o755} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)

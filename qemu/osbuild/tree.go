@@ -29,9 +29,7 @@ func extract(name, to string, mode os.FileMode) error {
 	return nil
 }
 
-// copyTree copies the regular files of a tree into dir. Permissions follow from
-// the place, because a version control system or an embedded tree may have lost
-// them: what is meant to be executed may be.
+// copyTree copies the regular files of a tree into dir.
 func copyTree(dir string, tree fs.FS) error {
 	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -44,11 +42,15 @@ func copyTree(dir string, tree fs.FS) error {
 		if !d.Type().IsRegular() {
 			return fmt.Errorf("%s is neither a file nor a directory", name)
 		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
 		b, err := fs.ReadFile(tree, name)
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(to, b, mode(name))
+		return os.WriteFile(to, b, mode(name, info.Mode()))
 	})
 	if err != nil {
 		return fmt.Errorf("osbuild: copying the overlay: %w", err)
@@ -56,14 +58,12 @@ func copyTree(dir string, tree fs.FS) error {
 	return nil
 }
 
-// programs are the folders of what is executed.
-var programs = []string{"usr/bin/", "usr/sbin/", "usr/lib/sealboot/", "usr/lib/dracut/", "etc/initramfs-tools/", "usr/share/initramfs-tools/"}
-
-func mode(name string) os.FileMode {
-	for _, p := range programs {
-		if strings.HasPrefix(name, p) {
-			return 0o755
-		}
+// mode makes executable what was, and what is in a folder of programs: an
+// embedded tree has no permissions. Nothing else of them matters, so that an
+// image does not depend on the umask of a checkout.
+func mode(name string, had os.FileMode) os.FileMode {
+	if had&0o111 != 0 || strings.HasPrefix(name, "usr/bin/") || strings.HasPrefix(name, "usr/lib/sealboot/") {
+		return 0o755
 	}
 	return 0o644
 }
