@@ -96,7 +96,7 @@ func runProbe(ctx context.Context, accel Accel) error {
 		return fmt.Errorf("qemu: making the probe's directory: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	disk := make([]byte, 64<<10)
+	disk := make([]byte, 1<<20) // the BIOS wants at least a cylinder
 	copy(disk, probeSector)
 	disk[510], disk[511] = 0x55, 0xaa
 	image := filepath.Join(dir, "disk.img")

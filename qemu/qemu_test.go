@@ -155,9 +155,6 @@ func TestProbeRunsAGuest(t *testing.T) {
 	if err := runProbe(ctx, TCG); err != nil {
 		t.Error(err)
 	}
-	if err := runProbe(ctx, "none"); err == nil {
-		t.Error("a guest ran on an accelerator that does not exist")
-	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := runProbe(ended, TCG); !errors.Is(err, context.Canceled) {
