@@ -22,7 +22,8 @@ import (
 type bus struct {
 	tpm    *tpm.TPM
 	before func(cc tpm2.TPMCC)
-	sent   map[tpm2.TPMCC][]byte // last response by command
+	refuse func(cc tpm2.TPMCC) bool // the TPM does not know the algorithm
+	sent   map[tpm2.TPMCC][]byte    // last response by command
 	buf    bytes.Buffer
 }
 
@@ -30,6 +31,10 @@ func (b *bus) Write(command []byte) (int, error) {
 	cc := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
 	if b.before != nil {
 		b.before(cc)
+	}
+	if b.refuse != nil && b.refuse(cc) {
+		b.buf.Write([]byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x02, 0xc3}) // TPM_RC_ASYMMETRIC, parameter 2
+		return len(command), nil
 	}
 	response, err := b.tpm.Send(command)
 	if err != nil {
@@ -71,6 +76,28 @@ func TestPCRChanged(t *testing.T) {
 				t.Error("the activation was never seen")
 			}
 		})
+	}
+}
+
+// TestRSAAK: a TPM that cannot make the preferred AK gets the other one.
+func TestRSAAK(t *testing.T) {
+	m := start(t, tpmtest.Options{})
+	m.measureImage(t)
+	s := newSite(t, "shop-1")
+	created := 0
+	client := s.client(m)
+	client.TPM = tpm.New("bus", &bus{tpm: m.TPM.TPM, sent: map[tpm2.TPMCC][]byte{}, refuse: func(cc tpm2.TPMCC) bool {
+		if cc == tpm2.TPMCCCreatePrimary {
+			created++
+		}
+		return cc == tpm2.TPMCCCreatePrimary && created == 1 // the EK is persistent: the first key made is the AK
+	}})
+	if _, err := client.Boot(context.Background(), m.logs()); err != nil {
+		t.Fatal(err)
+	}
+	ak, err := tpm2.Unmarshal[tpm2.TPMTPublic](s.verdict.Verified.Device.AKPublic)
+	if err != nil || ak.Type != tpm2.TPMAlgRSA {
+		t.Errorf("AK is %v, %v", ak, err)
 	}
 }
 
