@@ -39,6 +39,7 @@ import (
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/predict"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
 
@@ -309,6 +310,22 @@ func (w *world) pcr12() string {
 		w.t.Fatal(err)
 	}
 	return hex.EncodeToString(values[12])
+}
+
+// predicted is what the loader measures for the world's image.
+func (w *world) predicted() *predict.Image {
+	w.t.Helper()
+	i, err := predict.ForImage(descriptor(kernelText, initrdText), []tpm2.TPMAlgID{tpm2.TPMAlgSHA256})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return i
+}
+
+// afterCap is what the operating system of the world's image finds in PCR 12.
+func (w *world) afterCap() string {
+	w.t.Helper()
+	return hex.EncodeToString(w.predicted().AfterCap[tpm2.TPMAlgSHA256])
 }
 
 func TestMain(m *testing.M) {

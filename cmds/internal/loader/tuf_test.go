@@ -1,0 +1,118 @@
+package loader
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/measure/floor"
+)
+
+// repo publishes the image of the world as the target "os", with this version.
+func (w *world) repo(version int) *tuftest.Repo {
+	w.t.Helper()
+	r := tuftest.New(w.t)
+	r.AddArtifact("targets", "kernel", []byte(kernelText))
+	r.AddArtifact("targets", "initrd", []byte(initrdText))
+	publish(w.t, r, version)
+	w.conf.Sources = []config.Source{{Type: config.SourceTUF, Root: r.Published["root"][0], MetadataURL: r.URL + "/metadata", Target: "os"}}
+	return r
+}
+
+func publish(t *testing.T, r *tuftest.Repo, version int) {
+	t.Helper()
+	r.AddArtifact("targets", "os", []byte(`{"kernel":"kernel","initrd":"initrd","cmdline":"`+imageLine+`"}`))
+	custom := json.RawMessage(fmt.Sprintf(`{"sealboot":{"kind":"linux","version":%d,"architecture":%q}}`, version, runtime.GOARCH))
+	r.Targets().Targets["os"].Custom = &custom
+	r.Publish("targets", "snapshot", "timestamp")
+}
+
+// provision gives the machine a rollback floor, as enrolment does.
+func (w *world) provision(r floor.Record) {
+	w.t.Helper()
+	conn := w.tpm.Open(w.t)
+	if err := (floor.Store{TPM: conn}).Provision(w.t.Context(), r); err != nil {
+		w.t.Fatal(err)
+	}
+	w.reset()
+}
+
+// reset turns the machine off and on.
+func (w *world) reset() {
+	w.t.Helper()
+	w.tpm.Open(w.t)
+	w.tpm.Reset(w.t)
+	if err := w.tpm.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestTUF boots from a TUF repository, updates, and refuses to go back.
+func TestTUF(t *testing.T) {
+	w := newWorld(t)
+	w.provision(floor.Record{})
+	r := w.repo(1)
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		t.Fatalf("first boot: %v, %v\n%s", outcome, err, &w.out)
+	}
+	// The same image, so the same image PCR as from a registry.
+	if got := w.pcr12(); got != w.afterCap() {
+		t.Errorf("PCR 12 = %s; want %s", got, w.afterCap())
+	}
+
+	old := [][]byte{r.Last("timestamp"), r.Last("snapshot"), r.Last("targets")}
+	publish(t, r, 2)
+	w.reset()
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		t.Fatalf("boot of the update: %v, %v\n%s", outcome, err, &w.out)
+	}
+
+	// The disk is empty, the repository as it was before: only the TPM knows.
+	for i, role := range []string{"timestamp", "snapshot", "targets"} {
+		r.Published[role] = append(r.Published[role], old[i])
+	}
+	w.reset()
+	w.loaded = nil
+	outcome, err := w.boot()
+	if outcome != flow.Reboot || err == nil || w.loaded != nil {
+		t.Fatalf("boot after the rollback: %v, %v", outcome, err)
+	}
+	if !strings.Contains(w.out.String(), "was seen") || !strings.Contains(w.out.String(), "FAILED at fetch") {
+		t.Errorf("the console does not say why:\n%s", &w.out)
+	}
+}
+
+// TestFloorMissing shows that what has a version does not boot without a floor,
+// and what has none does.
+func TestFloorMissing(t *testing.T) {
+	w := newWorld(t)
+	oci := w.conf.Sources
+	w.repo(1)
+	if outcome, err := w.boot(); outcome != flow.Reboot || !errors.Is(err, floor.ErrMissing) {
+		t.Errorf("TUF without a floor: %v, %v; want ErrMissing", outcome, err)
+	}
+	w.reset()
+	w.conf.Sources = append(w.conf.Sources, oci...)
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		t.Errorf("the registry after it: %v, %v\n%s", outcome, err, &w.out)
+	}
+}
+
+// TestExpired shows that the signed time judges the metadata.
+func TestExpired(t *testing.T) {
+	w := newWorld(t)
+	w.provision(floor.Record{})
+	r := w.repo(1)
+	r.Timestamp.Signed.Expires = time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	r.Publish("timestamp")
+	if outcome, err := w.boot(); outcome != flow.Reboot || err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("expired timestamp: %v, %v", outcome, err)
+	}
+}

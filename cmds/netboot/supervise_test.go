@@ -1,0 +1,104 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/sealboot/sealboot/boot/flow"
+)
+
+// TestMain plays the worker: runWorker starts this very binary.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == workerArg {
+		playWorker()
+	}
+	os.Exit(m.Run())
+}
+
+// playWorker ends in the way that the test has asked for.
+func playWorker() {
+	how, _ := os.ReadFile(howFile)
+	switch string(how) {
+	case "kexec":
+		os.Exit(exitCode(flow.Kexec))
+	case "reboot":
+		os.Exit(exitCode(flow.Reboot))
+	case "poweroff":
+		os.Exit(exitCode(flow.Poweroff))
+	case "shell":
+		os.Exit(exitCode(flow.Shell))
+	case "panic":
+		panic("worker")
+	case "killed":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "segfault":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+	case "exit 0":
+		os.Exit(0)
+	case "exit 1":
+		os.Exit(1)
+	}
+	os.Exit(99)
+}
+
+// howFile is in the working directory: the worker's environment is emptied.
+const howFile = "how"
+
+func TestRunWorker(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, c := range []struct {
+		how     string
+		outcome flow.Outcome
+		crashed bool
+	}{
+		{"kexec", flow.Kexec, false},
+		{"reboot", flow.Reboot, false},
+		{"poweroff", flow.Poweroff, false},
+		{"shell", flow.Shell, false},
+		{"panic", flow.Reboot, true},
+		{"killed", flow.Reboot, true},
+		{"segfault", flow.Reboot, true},
+		{"exit 0", flow.Reboot, true},
+		{"exit 1", flow.Reboot, true},
+		{"something else", flow.Reboot, true},
+	} {
+		t.Run(c.how, func(t *testing.T) {
+			if err := os.WriteFile(howFile, []byte(c.how), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			outcome, err := runWorker()
+			if outcome != c.outcome || errors.Is(err, errWorker) != c.crashed {
+				t.Errorf("runWorker = %v, %v; want %v, crashed %v", outcome, err, c.outcome, c.crashed)
+			}
+		})
+	}
+}
+
+// TestExitCodes shows that no exit code but the four means anything but reset.
+func TestExitCodes(t *testing.T) {
+	meant := 0
+	for code := -1; code < 256; code++ {
+		outcome, err := outcomeOf(code)
+		if err != nil {
+			if outcome != flow.Reboot {
+				t.Errorf("exit code %d: %v", code, outcome)
+			}
+			continue
+		}
+		meant++
+		if exitCode(outcome) != code {
+			t.Errorf("exit code %d is taken for %v, whose is %d", code, outcome, exitCode(outcome))
+		}
+	}
+	if meant != 4 {
+		t.Errorf("%d exit codes mean something; want 4", meant)
+	}
+}
+
+func TestHeapLimit(t *testing.T) {
+	if l := heapLimit(); l < minHeap || l > maxHeap {
+		t.Errorf("heapLimit = %d", l)
+	}
+}
