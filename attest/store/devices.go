@@ -24,21 +24,24 @@ const (
 
 // Device is one machine. Its identity is its endorsement key and nothing else.
 type Device struct {
-	ID         string    // hash of the first endorsement key enrolled; never changes
-	EKs        []string  // hashes of all its endorsement keys, ID included
-	Label      string    // the operator's name for it
-	State      State     //
-	Tier       string    // what endorsed the key: "certificate", "hash" or "token"
-	EnrolledAt time.Time //
-	MayFormat  bool      // no release was acknowledged yet (or an operator said so): blank volumes may be formatted
+	ID         string    `json:"id"`         // hash of the first endorsement key enrolled; never changes
+	EKs        []string  `json:"eks"`        // hashes of all its endorsement keys, ID included
+	Label      string    `json:"label"`      // the operator's name for it
+	State      State     `json:"state"`      //
+	Tier       string    `json:"tier"`       // what endorsed the key: "certificate", "hash" or "token"
+	EnrolledAt time.Time `json:"enrolledAt"` //
+	// MayFormat says that no release was acknowledged yet, or that an operator said so: blank volumes may
+	// be formatted.
+	MayFormat bool `json:"mayFormat"`
 	// AKName and AgentName are the TPM Names (hex) of the keys that an acknowledged boot proved to live
 	// beside the endorsement key. A renewal, which proves no such thing, must show the same.
-	AKName, AgentName string
+	AKName    string `json:"akName,omitempty"`
+	AgentName string `json:"agentName,omitempty"`
 	// RepairFloor is an operator's order to write the rollback floor anew; nil when there is none.
-	RepairFloor *int64
-	Policy      DevicePolicy
-	Confirmed   Status // last state the device proved (M5)
-	Attempt     Status // last attempt that named this device; not proven to come from it
+	RepairFloor *int64       `json:"repairFloor,omitempty"`
+	Policy      DevicePolicy `json:"policy"`
+	Confirmed   Status       `json:"confirmed"` // last boot the device proved (M5)
+	Attempt     Status       `json:"attempt"`   // last attempt that named this device; not proven to come from it
 }
 
 // DevicePolicy is what an operator decided about one device beyond the site's policy.

@@ -18,6 +18,9 @@ import (
 
 // withStore opens a site's store for one operation. It may be used while attestd runs.
 func withStore(ctx context.Context, dir string, f func(context.Context, *site.Site, *store.Store) error) (err error) {
+	if dir == "" {
+		return errors.New("say which site with --dir DIR")
+	}
 	s, err := site.Load(dir, time.Now)
 	if err != nil {
 		return err
@@ -142,7 +145,7 @@ func newDeviceShowCmd(dir *string) *cobra.Command {
 				e.SetIndent("", "  ")
 				return e.Encode(struct {
 					store.Device
-					Versions map[string]int64
+					Versions map[string]int64 `json:"versions"`
 				}{d, versions})
 			})
 		},
