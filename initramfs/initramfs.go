@@ -71,6 +71,12 @@ func Loader(source string, site []byte) Options {
 	return o
 }
 
+// Recorder returns the options of a dummy loader that prints the platform
+// firmware's event log, from which a firmware profile is made.
+func Recorder(source string) Options {
+	return Options{Source: source, Commands: []string{"./qemu/recorder"}, Uinit: "recorder"}
+}
+
 func (o *Options) check() error {
 	if o.Source == "" {
 		return fmt.Errorf("%w: no source directory", ErrOptions)

@@ -18,7 +18,7 @@ func newBuildCmd() *cobra.Command {
 		Use:   "build",
 		Short: "Build loaders, and show their sizes",
 	}
-	cmd.AddCommand(newBuildLoaderCmd(), newBuildSizeCmd())
+	cmd.AddCommand(newBuildLoaderCmd(), newBuildRecorderCmd(), newBuildSizeCmd())
 	return cmd
 }
 
@@ -76,6 +76,35 @@ sources, tools and site config give the same bytes.`,
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
+	return cmd
+}
+
+func newBuildRecorderCmd() *cobra.Command {
+	var boardName, source, out string
+	cmd := &cobra.Command{
+		Use:   "recorder",
+		Short: "Build a dummy loader that prints the platform firmware's event log",
+		Long: `Build a boot disk that prints the platform firmware's event log on the console and
+switches the machine off. Boot one machine of a model from it, capture its console, and
+make the model's firmware profile of that with "sealboot predict profile".`,
+		Example: `  sealboot build recorder --board qemu-x86_64 -o recorder`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b, err := board.Find(boardName)
+			if err != nil {
+				return err
+			}
+			l, err := b.Build(cmd.Context(), board.Options{Initramfs: initramfs.Recorder(source), Out: out})
+			if err != nil {
+				return err
+			}
+			return printSizes(cmd.OutOrStdout(), l)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&boardName, "board", board.QEMU().Name, "the machine to build for")
+	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
+	f.StringVarP(&out, "output", "o", "recorder", "the directory for the result")
 	return cmd
 }
 

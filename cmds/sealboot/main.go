@@ -35,7 +35,16 @@ stations and, with "sealboot vm", in virtual machines.`,
 	}
 	root.AddCommand(
 		newBuildCmd(),
+		newSiteCmd(),
+		newPublishCmd(),
+		newCopyCmd(),
+		newTUFCmd(),
+		newPredictCmd(),
+		newPolicyCmd(),
+		newEnrolCmd(),
+		newDeviceCmd(),
 		newVMCmd(),
+		newLabCmd(),
 	)
 	return root
 }
