@@ -62,12 +62,10 @@ func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 	}
 	// The image floor follows what was reported healthy, the time what was
 	// signed for this boot. Neither is lowered.
-	healthy, signed := uint64(0), time.Time{}
+	next, healthy := candidateRecord(c), uint64(0)
 	if hello != nil {
-		healthy, signed = hello.HealthyVersion, f.clock.Now()
+		healthy, next.Time = hello.HealthyVersion, f.clock.Now()
 	}
-	next := candidateRecord(c)
-	next.Time = signed
 	next.ImageVersion = max(old.ImageVersion, min(next.ImageVersion, healthy))
 	now, err := f.store().Raise(ctx, next)
 	if err != nil {
@@ -108,8 +106,9 @@ func unversioned(c *flow.Candidate) bool { return c.Version == 0 && c.Trust == n
 // candidateRecord is what c would lift a floor to.
 func candidateRecord(c *flow.Candidate) floor.Record {
 	var r floor.Record
-	if s, ok := c.Trust.(tuf.State); ok {
-		r = tufRecord(s)
+	if t, ok := c.Trust.(tufTrust); ok {
+		r = tufRecord(t.state)
+		r.Time = t.signed
 	}
 	r.ImageVersion = c.Version
 	return r
@@ -169,7 +168,7 @@ func (f *weakFloor) Check(context.Context, *flow.Candidate, *flow.Hello) error {
 
 func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello) (event.Record, error) {
 	r := event.Record{Type: event.TypeFloor, Name: "absent"}
-	s, ok := c.Trust.(tuf.State)
+	t, ok := c.Trust.(tufTrust)
 	if !ok {
 		return r, nil
 	}
@@ -180,5 +179,5 @@ func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello)
 	}
 	f.m.o.Console.Warn(errors.New("no TPM: the rollback floor is a file, which whoever has the disk can lower"))
 	r.Name = "disk"
-	return r, disk.Floor().Raise(ctx, s)
+	return r, disk.Floor().Raise(ctx, t.state)
 }

@@ -106,15 +106,26 @@ func (m *Machine) Close() error {
 	return errors.Join(append(errs, m.tpm.close())...)
 }
 
-// Clock is the machine's clock.
-func (m *Machine) Clock() *clock.Clock { return m.clock }
+// judgedClock says so when the real-time clock turns out to be wrong.
+type judgedClock struct {
+	*clock.Clock
+	console *console.Console
+}
+
+func (c judgedClock) Signed(t time.Time) error {
+	err := c.Clock.Signed(t)
+	if ahead := c.Ahead(); ahead > time.Minute {
+		c.console.Warn(fmt.Errorf("the real-time clock is %v ahead of the signed time: set it", ahead.Round(time.Minute)))
+	}
+	return err
+}
 
 // Boot is one boot of the machine as its site config says.
 func (m *Machine) Boot() (*flow.Boot, error) {
 	site := m.o.Site
 	b := &flow.Boot{
 		Network:      network{m},
-		Clock:        m.clock,
+		Clock:        judgedClock{m.clock, m.o.Console},
 		Measurer:     m.tpm,
 		Floor:        m.floor,
 		Reporter:     m.o.Console,

@@ -115,16 +115,9 @@ func (m *Machine) metadata(ctx context.Context) tuf.Store {
 
 // fromTUF refreshes, finds the target of src and makes it bootable.
 func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Config) (*flow.Candidate, error) {
-	conf.Now = m.clock.Now()
-	if m.clock.Policy() == clock.Off {
-		conf.Now = time.Unix(1, 0) // nothing has expired then
-	}
 	conf.Floor = m.refreshFloor(conf.Store)
-	client, err := tuf.New(conf)
+	client, err := m.refresh(ctx, conf)
 	if err != nil {
-		return nil, err
-	}
-	if err := client.Refresh(ctx); err != nil {
 		return nil, err
 	}
 	found, err := image.Load(ctx, client, src.Target, runtime.GOARCH)
@@ -135,7 +128,7 @@ func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Conf
 	if err != nil {
 		return nil, errors.Join(err, found.Close())
 	}
-	c := &flow.Candidate{Ref: src.Target, Provenance: []event.Record{found.Provenance}, Version: found.Version, Trust: state}
+	c := &flow.Candidate{Ref: src.Target, Provenance: []event.Record{found.Provenance}, Version: found.Version, Trust: tufTrust{state, client.SignedTime()}}
 	c.Ref += fmt.Sprintf(" version %d", found.Version)
 	if found.Kind == image.KindOCI {
 		return m.pinned(ctx, src, found, c)
@@ -146,6 +139,37 @@ func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Conf
 	}
 	c.Image = i
 	return c, nil
+}
+
+// refresh follows the repository to its newest metadata. When that was signed
+// later than the clock says, it is judged once more at that time.
+func (m *Machine) refresh(ctx context.Context, conf tuf.Config) (*tuf.Client, error) {
+	for again := true; ; again = false {
+		conf.Now = m.clock.Now()
+		if m.clock.Policy() == clock.Off {
+			conf.Now = time.Unix(1, 0) // nothing has expired then
+		}
+		client, err := tuf.New(conf)
+		if err != nil {
+			return nil, err
+		}
+		if err := client.Refresh(ctx); err != nil {
+			return nil, err
+		}
+		if signed := client.SignedTime(); again && signed.After(m.clock.Now()) {
+			if err := m.clock.Passed(signed); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		return client, nil
+	}
+}
+
+// tufTrust is what TUF proved, for the rollback floor.
+type tufTrust struct {
+	state  tuf.State
+	signed time.Time // the metadata was, at least; zero when unknown
 }
 
 // fromTarget makes an image of a target's files, which it takes over.

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealboot/sealboot/boot/clock"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
 	"github.com/sealboot/sealboot/measure/floor"
 )
@@ -114,5 +116,25 @@ func TestExpired(t *testing.T) {
 	r.Publish("timestamp")
 	if outcome, err := w.boot(); outcome != flow.Reboot || err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired timestamp: %v, %v", outcome, err)
+	}
+}
+
+// TestBehind shows that metadata signed after the machine's clock moves it.
+func TestBehind(t *testing.T) {
+	w := newWorld(t)
+	w.provision(floor.Record{})
+	r := w.repo(1)
+	signed := time.Now().Add(48 * time.Hour).UTC().Truncate(time.Second)
+	r.Timestamp.Signed.Expires = signed.Add(24 * time.Hour)
+	r.Timestamp.Signed.UnrecognizedFields = map[string]any{tuf.LifetimeField: 24}
+	r.Publish("timestamp")
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		t.Fatalf("boot: %v, %v\n%s", outcome, err, &w.out)
+	}
+	if s := w.machine.clock.State(); s.Source != clock.SourceMetadata || s.Lower.Before(signed) {
+		t.Errorf("clock %+v; want at least %v by the metadata", s, signed)
+	}
+	if f, err := (floor.Store{TPM: w.tpm.Open(t)}).Read(t.Context()); err != nil || f.Time.Before(signed) {
+		t.Errorf("floor %+v, %v; want its time at %v", f, err, signed)
 	}
 }
