@@ -14,8 +14,8 @@ import (
 // agentHandler answers a caller whose certificate TLS verified and who is still admitted.
 type agentHandler func(ctx context.Context, d store.Device, decision string, body []byte) error
 
-// agent admits the holders of agent certificates. A device that was quarantined, or whose agent key was
-// replaced by a later boot, is refused although its certificate has not run out.
+// agent admits the holders of agent certificates. A device that was quarantined is refused although its
+// certificate has not run out.
 func (s *Server) agent(h agentHandler) handler {
 	return func(ctx context.Context, r *http.Request, body []byte) ([]byte, error) {
 		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
