@@ -1,0 +1,193 @@
+package bundle_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/boot/tuf/sign"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+)
+
+type entry struct {
+	name string
+	data []byte
+	kind byte
+}
+
+func tarball(t *testing.T, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		h := &tar.Header{Name: e.name, Size: int64(len(e.data)), Mode: 0o644, Typeflag: e.kind}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(e.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func file(t *testing.T, data []byte) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "bundle.tar")
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestHostileTars(t *testing.T) {
+	good := tarball(t, entry{"metadata/timestamp.json", []byte("x"), tar.TypeReg})
+	for name, data := range map[string][]byte{
+		"link":     tarball(t, entry{"a", nil, tar.TypeSymlink}),
+		"device":   tarball(t, entry{"a", nil, tar.TypeChar}),
+		"repeated": tarball(t, entry{"a", nil, tar.TypeReg}, entry{"./a", nil, tar.TypeReg}),
+		"garbage":  bytes.Repeat([]byte("garbage"), 1000),
+		"cut":      good[:512],
+	} {
+		if _, err := bundle.Open(file(t, data)); err == nil {
+			// A header that is whole may announce bytes that are not there.
+			b, _ := bundle.Open(file(t, data))
+			if data, err := b.Metadata(t.Context(), "timestamp.json", 100); err == nil && string(data) == "x" {
+				t.Errorf("%s was read", name)
+			}
+		}
+	}
+	b, err := bundle.Open(file(t, good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := b.Metadata(t.Context(), "timestamp.json", 0); !errors.Is(err, tuf.ErrTooLarge) {
+		t.Errorf("larger than its limit: %v", err)
+	}
+	if _, err := b.Metadata(t.Context(), "../x", 10); !errors.Is(err, tuf.ErrNotFound) {
+		t.Errorf("missing: %v", err)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(bytes.Repeat([]byte{0}, 1024))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := bundle.Open(file(t, data))
+		if err != nil {
+			return
+		}
+		defer b.Close()
+		_, _ = b.Metadata(t.Context(), "timestamp.json", 1000)
+		_, _ = b.Seal(t.Context(), 1000)
+	})
+}
+
+// sealed is a bundle of a repository: a folder, so that tests can change it.
+func sealed(t *testing.T, repo *tuftest.Repo, expires time.Time, signers ...tuftest.Signer) string {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name string, data []byte) {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ts := repo.Last("timestamp")
+	write("metadata/timestamp.json", ts)
+	write("metadata/1.root.json", repo.Last("root"))
+	write("metadata/1.snapshot.json", repo.Last("snapshot"))
+	write("metadata/1.targets.json", repo.Last("targets"))
+	md := metadata.Targets(expires)
+	md.Signed.Type = tuf.SealType
+	sum := sha256.Sum256(ts)
+	md.Signed.Targets["timestamp.json"] = &metadata.TargetFiles{Length: int64(len(ts)), Hashes: metadata.Hashes{"sha256": sum[:]}}
+	for _, s := range signers {
+		if err := sign.Metadata(md, s.ID, s.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal, err := md.ToBytes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(bundle.SealFile, seal)
+	return dir
+}
+
+func refresh(t *testing.T, repo *tuftest.Repo, dir string, now time.Time) error {
+	t.Helper()
+	b, err := bundle.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	c, err := tuf.New(tuf.Config{TrustedRoot: repo.Last("root"), Store: &store.Memory{}, Now: now, Repositories: []tuf.Repository{b}, Targets: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Refresh(t.Context())
+}
+
+func TestSeal(t *testing.T) {
+	repo := tuftest.New(t)
+	long := repo.Expiry.AddDate(1, 0, 0)
+	repo.Root.Signed.Expires, repo.Targets().Expires = long, long
+	repo.Published = map[string][][]byte{}
+	repo.Publish("targets", "snapshot", "timestamp", "root") // timestamp and snapshot are short-lived
+	now, late := time.Now(), repo.Expiry.AddDate(0, 1, 0)
+	targets, ts := repo.Signers["targets"][0], repo.Signers["timestamp"][0]
+
+	good := sealed(t, repo, repo.Expiry.AddDate(0, 2, 0), targets)
+	if err := refresh(t, repo, good, late); err != nil {
+		t.Errorf("with an expired timestamp: %v", err)
+	}
+	if err := refresh(t, repo, good, repo.Expiry.AddDate(0, 2, 0)); !errors.Is(err, tuf.ErrExpired) {
+		t.Errorf("at the seal's expiry: %v", err)
+	}
+	forever := sealed(t, repo, long.AddDate(1, 0, 0), targets)
+	if err := refresh(t, repo, forever, long.AddDate(0, 0, 1)); !errors.Is(err, tuf.ErrExpired) {
+		t.Errorf("a seal that outlives root and targets: %v", err)
+	}
+	for name, signers := range map[string][]tuftest.Signer{"nobody": nil, "the timestamp key": {ts}} {
+		if err := refresh(t, repo, sealed(t, repo, long, signers...), now); !errors.Is(err, tuf.ErrUnverified) {
+			t.Errorf("sealed by %s: %v", name, err)
+		}
+	}
+	// Targets metadata is no seal, and a seal is no targets metadata.
+	if err := os.WriteFile(filepath.Join(good, bundle.SealFile), repo.Last("targets"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := refresh(t, repo, good, now); !errors.Is(err, tuf.ErrMalformed) {
+		t.Errorf("targets as a seal: %v", err)
+	}
+	// Another timestamp, however well signed, is not what was sealed.
+	good = sealed(t, repo, long, targets)
+	repo.Publish("timestamp")
+	if err := os.WriteFile(filepath.Join(good, "metadata", "timestamp.json"), repo.Last("timestamp"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := refresh(t, repo, good, now); !errors.Is(err, tuf.ErrUnverified) {
+		t.Errorf("another timestamp: %v", err)
+	}
+	if err := os.Remove(filepath.Join(good, bundle.SealFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := refresh(t, repo, good, now); !errors.Is(err, tuf.ErrNotFound) {
+		t.Errorf("no seal: %v", err)
+	}
+}
