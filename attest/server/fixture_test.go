@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,11 +34,18 @@ type lab struct {
 	store  *store.Store
 	server *Server
 	admin  string
-	stop   func() // ends attestd as SIGTERM does
+	change func(*Server) // before it serves
+	ahead  atomic.Int64  // how far attestd's clock is ahead, in nanoseconds
+	stop   func()        // ends attestd as SIGTERM does
 }
 
-// newLab creates a site and starts attestd for it. Any image is admitted, under the name of its kernel.
+// newLab creates a site and starts attestd for it. The policy is admitAll.
 func newLab(t *testing.T) *lab {
+	t.Helper()
+	return newLabWith(t, func(s *Server) { s.appraisers.parse = admitAll })
+}
+
+func newLabWith(t *testing.T, change func(*Server)) *lab {
 	t.Helper()
 	devices := listen(t, "127.0.0.1:0")
 	dir := filepath.Join(t.TempDir(), "site")
@@ -46,7 +54,7 @@ func newLab(t *testing.T) *lab {
 	if err := site.Init(dir, set, nil, time.Now); err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, dir: dir, url: url}
+	l := &lab{t: t, dir: dir, url: url, change: change}
 	l.start(devices)
 	return l
 }
@@ -93,11 +101,12 @@ func (l *lab) start(devices net.Listener) {
 	if l.store, err = l.site.OpenStore(l.t.Context(), time.Now); err != nil {
 		l.t.Fatal(err)
 	}
-	l.server, err = New(Config{Site: l.site, Store: l.store, Log: testLog(l.t)})
+	now := func() time.Time { return time.Now().Add(time.Duration(l.ahead.Load())) }
+	l.server, err = New(Config{Site: l.site, Store: l.store, Log: testLog(l.t), Now: now})
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.server.appraisers.parse = admitAll
+	l.change(l.server)
 	admin := listen(l.t, "127.0.0.1:0")
 	l.admin = "http://" + admin.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -188,8 +188,7 @@ func TestRateLimit(t *testing.T) {
 }
 
 func TestRateLimitedDevicesComeBack(t *testing.T) {
-	l := newLab(t)
-	l.server.limiter = newLimiter(0.001, 1)
+	l := newLabWith(t, func(s *Server) { s.limiter = newLimiter(0.001, 1) })
 	client := l.client()
 	l.post(client, wire.PathHello, nil)
 	if status, code := l.post(client, wire.PathHello, nil); status != http.StatusTooManyRequests || code != wire.CodeUnavailable {

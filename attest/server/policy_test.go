@@ -60,8 +60,7 @@ func (l *lab) addDocument(d policy.Document) {
 
 // TestPolicyDocuments runs the real appraisal over documents that change while the server runs.
 func TestPolicyDocuments(t *testing.T) {
-	l := newLab(t)
-	l.server.appraisers.parse = parseDocuments
+	l := newLabWith(t, func(*Server) {})
 	m := l.machine(1)
 	id := l.enrol(m)
 	ctx := t.Context()
@@ -117,8 +116,7 @@ func TestPolicyDocuments(t *testing.T) {
 
 // TestBrokenDocumentDeniesEverything: a policy that cannot be read is no reason to admit anybody.
 func TestBrokenDocumentDeniesEverything(t *testing.T) {
-	l := newLab(t)
-	l.server.appraisers.parse = parseDocuments
+	l := newLabWith(t, func(*Server) {})
 	m := l.machine(1)
 	l.enrol(m)
 	if err := l.store.Add(t.Context(), store.Document{Kind: "rules", Name: "x", Body: []byte(`{}`)}, store.Event{}); err != nil {
