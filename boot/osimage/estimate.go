@@ -39,7 +39,7 @@ func Estimate(manifest []byte) (Needs, error) {
 			n.Disk += l.Size
 		}
 	}
-	n.RAM = n.Fetch - n.Disk + kexecCopies*boot
+	n.RAM = n.Fetch + kexecCopies*boot
 	if s := m.Annotations[AnnotationUnpacked]; container && s != "" {
 		size, err := strconv.ParseInt(s, 10, 64)
 		if err != nil || size < 0 || size > maxUnpacked {
@@ -59,13 +59,12 @@ func (n Needs) Check(available int64) error {
 	return nil
 }
 
-// check is Check once the blobs are there: sources keep them in memory or on
-// a disk, so they may be counted already and only the rest is asked for.
+// check is Check once the blobs are there: they are counted already.
 func (n Needs) check(opts *Options) error {
 	have, err := opts.memAvailable()
 	if err != nil {
 		return err
 	}
-	n.RAM -= n.Fetch - n.Disk
+	n.RAM -= n.Fetch
 	return n.Check(have)
 }
