@@ -74,8 +74,10 @@ func aesCFB(bits tpm2.TPMKeyBits) tpm2.TPMTSymDefObject {
 
 // Matches tells whether a public area was made from the template: everything but the key itself is the same.
 func Matches(pub, template *tpm2.TPMTPublic) bool {
+	if pub.Type != template.Type || pub.NameAlg != template.NameAlg || pub.ObjectAttributes != template.ObjectAttributes {
+		return false // most candidates, at no cost
+	}
 	p, t := *pub, *template
-	p.Unique, t.Unique = tpm2.TPMUPublicID{}, tpm2.TPMUPublicID{}
 	return bytes.Equal(frame(&p), frame(&t))
 }
 

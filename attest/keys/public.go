@@ -6,11 +6,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sealboot/sealboot/measure/pcr"
 )
 
 // ErrPublic is wrapped by every error about a public area.
@@ -93,10 +96,13 @@ func hasROCAFingerprint(n *big.Int) bool {
 }
 
 // Name returns the TPM Name of a public area.
-func Name(pub *tpm2.TPMTPublic) ([]byte, error) {
-	n, err := tpm2.ObjectName(pub)
+func Name(pub *tpm2.TPMTPublic) ([]byte, error) { return NameOf(pub.NameAlg, tpm2.Marshal(*pub)) }
+
+// NameOf returns the TPM Name of an encoded public area: the algorithm, then the digest.
+func NameOf(alg tpm2.TPMAlgID, public []byte) ([]byte, error) {
+	digest, err := pcr.Digest(alg, public)
 	if err != nil {
 		return nil, fmt.Errorf("%w: compute Name: %w", ErrPublic, err)
 	}
-	return n.Buffer, nil
+	return append(binary.BigEndian.AppendUint16(nil, uint16(alg)), digest...), nil
 }

@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -155,11 +154,14 @@ func (s *Site) deviceKeys(d *wire.Device) (*deviceKeys, error) {
 		return nil, refuse(wire.CodeAgentKey, "the agent key has not the template of this site")
 	}
 	k.agentKey = agentKey.(*ecdsa.PublicKey) // the template is of a P-256 key
-	k.ekName, err = keys.Name(k.ek)
-	akName, err1 := keys.Name(k.ak)
-	agentName, err2 := keys.Name(k.agent)
-	k.akName, k.agentName = akName, agentName
-	return &k, errors.Join(err, err1, err2)
+	if k.ekName, err = keys.NameOf(k.ek.NameAlg, d.EKPublic); err != nil {
+		return nil, err
+	}
+	if k.akName, err = keys.NameOf(k.ak.NameAlg, d.AKPublic); err != nil {
+		return nil, err
+	}
+	k.agentName, err = keys.NameOf(k.agent.NameAlg, d.AgentPublic)
+	return &k, err
 }
 
 // bankOf is the algorithm of a bank that a challenge named.
