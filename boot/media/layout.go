@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -264,15 +265,18 @@ type mirror struct{ *Layout }
 // Get answers as a server of the layout's blobs would.
 func (m mirror) Get(ctx context.Context, b fetch.Blob, byteRange string) (*http.Response, error) {
 	s, err := m.files.open(blobName(b.Digest))
-	if errors.Is(err, fs.ErrNotExist) {
-		return &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{}, Body: http.NoBody}, nil
+	if errors.Is(err, syscall.EIO) {
+		return nil, err // may pass
 	}
 	if err != nil {
-		return nil, err
+		return &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{}, Body: http.NoBody}, nil
+	}
+	if s.Size() != b.Size {
+		return &http.Response{StatusCode: http.StatusGone, Header: http.Header{}, Body: s}, nil
 	}
 	var first, last int64
 	if _, err := fmt.Sscanf(byteRange, "bytes=%d-%d", &first, &last); err != nil || first > last || last >= s.Size() {
-		return &http.Response{StatusCode: http.StatusRequestedRangeNotSatisfiable, Header: http.Header{}, Body: s}, nil
+		return &http.Response{StatusCode: http.StatusBadRequest, Header: http.Header{}, Body: s}, nil
 	}
 	body := &contextReader{ctx, io.NewSectionReader(s, first, last-first+1), s}
 	return &http.Response{

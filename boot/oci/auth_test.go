@@ -1,0 +1,273 @@
+package oci_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cuelabs.dev/go/oci/ociregistry/ocimem"
+	"cuelabs.dev/go/oci/ociregistry/ociserver"
+
+	"github.com/sealboot/sealboot/boot/oci"
+)
+
+// open resolves the image at ref and reads its layer.
+func open(t *testing.T, ref string, conn oci.Connection, layer []byte) error {
+	t.Helper()
+	src, err := oci.New(oci.Options{Places: []oci.Place{openRemote(t, ref, conn)}, Rounds: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	img, err := src.Open(t.Context())
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	if err := img.Prefetch(t.Context()); err != nil {
+		return err
+	}
+	checkBlobs(t.Context(), t, img, layer)
+	return nil
+}
+
+// registryWith returns a registry with one image, /os:v1.
+func registryWith(t *testing.T, layer []byte) http.Handler {
+	t.Helper()
+	h := ociserver.New(ocimem.New(), nil)
+	s := httptest.NewServer(h)
+	defer s.Close()
+	pushImage(t, openRemote(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true}).Repository(), "v1", layer)
+	return h
+}
+
+func host(s *httptest.Server) string {
+	_, h, _ := strings.Cut(s.URL, "://")
+	return h
+}
+
+func dockerConfig(host, user, password string) []byte {
+	return fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+}
+
+func TestBasicAuth(t *testing.T) {
+	layer := random(100)
+	reg := registryWith(t, layer)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != "device" || p != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		reg.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	for password, ok := range map[string]bool{"secret": true, "wrong": false} {
+		err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true, DockerConfig: dockerConfig(host(s), "device", password)}, layer)
+		if (err == nil) != ok {
+			t.Errorf("password %s: %v", password, err)
+		}
+		if err != nil && strings.Contains(err.Error(), password) {
+			t.Errorf("the error shows the password: %v", err)
+		}
+	}
+	if err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true}, layer); err == nil {
+		t.Error("opened without credentials")
+	}
+	if _, err := oci.NewRemote("host/os", oci.Connection{DockerConfig: []byte(`{"auths":"hidden"}`)}); err == nil || strings.Contains(err.Error(), "hidden") {
+		t.Errorf("malformed config: %v", err)
+	}
+}
+
+// TestToken has the token service under the registry's own name.
+func TestToken(t *testing.T) {
+	layer := random(100)
+	reg := registryWith(t, layer)
+	var s *httptest.Server
+	s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token":
+			if u, p, _ := r.BasicAuth(); u != "device" || p != "secret" || r.URL.Query().Get("scope") != "repository:os:pull" {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			_, _ = w.Write([]byte(`{"token":"t0ken"}`))
+		case r.Header.Get("Authorization") != "Bearer t0ken":
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token",service="test",scope="repository:os:pull"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			reg.ServeHTTP(w, r)
+		}
+	}))
+	defer s.Close()
+	if err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true, DockerConfig: dockerConfig(host(s), "device", "secret")}, layer); err != nil {
+		t.Error(err)
+	}
+}
+
+// certificate makes a certificate for 127.0.0.1 that signs itself.
+func certificate(t *testing.T, notBefore time.Time) (certPEM, keyPEM []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotBefore: notBefore, NotAfter: notBefore.Add(24 * time.Hour),
+		DNSNames: []string{"registry.test"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	template.IPAddresses = append(template.IPAddresses, []byte{127, 0, 0, 1})
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// TestTLS has a private CA, a client certificate, and a clock that is not the system's.
+func TestTLS(t *testing.T) {
+	layer := random(100)
+	then := time.Date(2035, 1, 1, 0, 0, 0, 0, time.UTC)
+	cert, key := certificate(t, then)
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(cert)
+	clock := func() time.Time { return then.Add(time.Hour) }
+	s := httptest.NewUnstartedServer(registryWith(t, layer))
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, Time: clock}
+	s.Config.ErrorLog = nil
+	s.StartTLS()
+	defer s.Close()
+	good := oci.Connection{CA: cert, Cert: cert, Key: key, Now: clock}
+	if err := open(t, host(s)+"/os:v1", good, layer); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*oci.Connection){
+		"system clock":          func(c *oci.Connection) { c.Now = nil },
+		"no client certificate": func(c *oci.Connection) { c.Cert, c.Key = nil, nil },
+		"another CA":            func(c *oci.Connection) { c.CA, _ = certificate(t, then) },
+	} {
+		conn := good
+		change(&conn)
+		if err := open(t, host(s)+"/os:v1", conn, layer); err == nil {
+			t.Errorf("%s: opened", name)
+		}
+	}
+}
+
+func TestProxy(t *testing.T) {
+	layer := random(100)
+	s := httptest.NewServer(registryWith(t, layer))
+	defer s.Close()
+	var seen atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(&url.URL{Scheme: "http", Host: host(s)})
+		}}).ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	u, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, "registry.test/os:v1", oci.Connection{PlainHTTP: true, Proxy: u}, layer); err != nil {
+		t.Error(err)
+	}
+	if seen.Load() == 0 {
+		t.Error("nothing went through the proxy")
+	}
+}
+
+// TestDowngrade: a redirect from https to http is not followed.
+func TestDowngrade(t *testing.T) {
+	cert, key := certificate(t, time.Now().Add(-time.Hour))
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := httptest.NewServer(registryWith(t, random(10)))
+	defer plain.Close()
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, plain.URL+r.URL.Path, http.StatusTemporaryRedirect)
+	}))
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	s.StartTLS()
+	defer s.Close()
+	if err := open(t, host(s)+"/os:v1", oci.Connection{CA: cert}, nil); err == nil || !strings.Contains(err.Error(), "refusing the redirect") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// TestMirrors: a place that is dead, and one whose image is not admitted, do
+// not hide the third.
+func TestMirrors(t *testing.T) {
+	good, evil := random(100), random(100)
+	a, b := httptest.NewServer(registryWith(t, evil)), httptest.NewServer(registryWith(t, good))
+	defer a.Close()
+	defer b.Close()
+	remotes, err := oci.Remotes("127.0.0.1:1/os:v1", []string{host(a) + "/os", host(b) + "/os"}, oci.Connection{PlainHTTP: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var places []oci.Place
+	for _, r := range remotes {
+		places = append(places, r)
+	}
+	want, _, err := remotes[2].Manifest(t.Context(), "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := oci.New(oci.Options{Places: places, Rounds: 1, Admit: admitOnly(want.Digest)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	img, err := src.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	checkBlobs(t.Context(), t, img, good)
+	records := img.Provenance()
+	if len(records) != 1 || records[0].SHA256 != want.Digest.Encoded() || records[0].Detail["keys"] != "key" {
+		t.Errorf("provenance is %+v", records)
+	}
+	if _, err := records[0].Marshal(); err != nil {
+		t.Error(err)
+	}
+	src, err = oci.New(oci.Options{Places: places, Rounds: 1, Admit: admitOnly("")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	if _, err := src.Open(t.Context()); !errors.Is(err, oci.ErrNotAdmitted) {
+		t.Errorf("error is %v", err)
+	}
+}
