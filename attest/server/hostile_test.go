@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -89,6 +90,10 @@ func TestQuarantinedAgentIsRefused(t *testing.T) {
 	a := newAgent(l, m, handOver(t, r, m.cap(t)))
 	if err := l.store.SetState(t.Context(), id, store.Quarantined, store.Event{Kind: "state"}); err != nil {
 		t.Fatal(err)
+	}
+	a.Healthy = func(context.Context) error {
+		t.Error("whoami was answered")
+		return nil
 	}
 	if err := a.Once(t.Context()); err == nil || !strings.Contains(err.Error(), "quarantined") {
 		t.Errorf("Once: %v", err)
