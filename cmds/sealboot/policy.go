@@ -22,10 +22,7 @@ func newPolicyCmd() *cobra.Command {
 		Short: "Say what is known to be good: images, loaders, firmware profiles, rules",
 	}
 	cmd.PersistentFlags().StringVar(&dir, "dir", "", "the site's directory")
-	if err := cmd.MarkPersistentFlagRequired("dir"); err != nil {
-		panic(err)
-	}
-	cmd.AddCommand(newPolicyAddCmd(&dir), newPolicyListCmd(&dir), newPolicyRetireCmd(&dir))
+	cmd.AddCommand(newPolicyAddCmd(&dir), newPolicyListCmd(&dir), newPolicyRetireCmd(&dir), newPolicyRulesCmd())
 	return cmd
 }
 
@@ -112,4 +109,30 @@ func newPolicyRetireCmd(dir *string) *cobra.Command {
 			})
 		},
 	}
+}
+
+func newPolicyRulesCmd() *cobra.Command {
+	var name, out string
+	var roots []string
+	cmd := &cobra.Command{
+		Use:   "rules --root-of-trust CLASS",
+		Short: "Write a set of rules to start from",
+		Long: `Write rules that accept any provenance, clock and rollback floor, from platforms of the given classes.
+Images and loaders are pinned by their own references. Edit the file, then add it.`,
+		Example: `  sealboot policy rules --root-of-trust hardware --root-of-trust locked -o rules.json`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			var classes []policy.RootOfTrust
+			for _, r := range roots {
+				classes = append(classes, policy.RootOfTrust(r))
+			}
+			return writeDocument(out, policy.DefaultRules(name, classes...))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&name, "name", "rules", "the document's name")
+	f.StringArrayVar(&roots, "root-of-trust", nil, "class of platform to accept: hardware, locked, writable or virtual (repeat)")
+	f.StringVarP(&out, "output", "o", "", "file to write; empty means standard output")
+	require(cmd, "root-of-trust")
+	return cmd
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -111,7 +113,10 @@ is checked as the loader will check it.`,
 				if err != nil {
 					return err
 				}
-				if c, err = config.ParseSite(text); err != nil {
+				// It need not be complete: Marshal checks the result.
+				d := json.NewDecoder(bytes.NewReader(text))
+				d.DisallowUnknownFields()
+				if err := d.Decode(c); err != nil {
 					return fmt.Errorf("%s: %w", from, err)
 				}
 			}

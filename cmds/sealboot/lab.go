@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/sealboot/sealboot/qemu/lab"
+)
+
+func newLabCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Try everything on this machine: a site, its servers, and a virtual machine that boots",
+	}
+	cmd.AddCommand(newLabRunCmd())
+	return cmd
+}
+
+func newLabRunCmd() *cobra.Command {
+	var o lab.Options
+	var tamper, source string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Build a site from nothing, boot a machine of it twice, and show what was predicted and found",
+		Long: `Build a loader and an operating system, set up a site with its attestd and a registry,
+predict what a machine of it will measure, enrol a virtual machine by its TPM, and
+boot it twice: the second boot finds what the first has written to an encrypted volume.
+
+With --tamper one thing is changed after everything was predicted. The run then
+fails, and the exit code is not 0; it ends with whether it failed as it must.`,
+		Example: `  sealboot lab run
+  sealboot lab run --tamper kernel`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Tamper, o.Boot, o.Out = lab.Tamper(tamper), lab.BootSource(source), cmd.OutOrStdout()
+			if tamper != "" && !slices.Contains(lab.Tampers(), o.Tamper) {
+				return fmt.Errorf("--tamper %s: choose one of %v", tamper, lab.Tampers())
+			}
+			l, err := lab.Run(cmd.Context(), o)
+			if err != nil {
+				return explain(err, o.Tamper)
+			}
+			defer l.Close()
+			if term.IsTerminal(int(os.Stdout.Fd())) {
+				fmt.Fprintf(o.Out, "\nThe site's status page is %s until you press Ctrl-C.\n", l.StatusPage())
+				<-cmd.Context().Done()
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Source, "source", ".", "the directory of Sealboot's sources")
+	f.StringVar(&o.Dir, "dir", "build/run", "the directory for everything that the run makes; emptied first")
+	f.StringVar(&tamper, "tamper", "", fmt.Sprintf("change one thing, which must be noticed: %v", lab.Tampers()))
+	f.StringVar(&source, "from", string(lab.FromRegistry), "where the machine boots from")
+	f.StringVar(&o.Banks, "banks", "", "the TPM's active PCR banks, as in sha256,sha384")
+	f.IntVar(&o.Boots, "boots", 2, "how often the machine is booted")
+	f.IntVar(&o.Memory, "memory", 3072, "the machine's memory in MiB")
+	return cmd
+}
+
+// explain says of a tampered run whether it failed as it must. It is an error in any case.
+func explain(err error, t lab.Tamper) error {
+	if t == "" {
+		return err
+	}
+	if lab.RefusedAsItMust(err, t) {
+		return fmt.Errorf("%w\nThis is the refusal that tampering with %q must end in", err, t)
+	}
+	stage, reason := t.Refusal()
+	return errors.Join(err, fmt.Errorf("tampering with %q had to end in stage %s with a reason about the %s", t, stage, reason))
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/attest/policy"
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/cmds/internal/loader"
+	"github.com/sealboot/sealboot/measure/event"
+)
+
+// imageFlags say which image to predict.
+type imageFlags struct {
+	site, name, out, platform string
+	version                   uint64
+	plainHTTP                 bool
+}
+
+func newPredictImageCmd() *cobra.Command {
+	var o imageFlags
+	cmd := &cobra.Command{
+		Use:   "image [REF]",
+		Short: "Predict what a loader measures for an operating system image into PCR 12",
+		Long: `Predict what a loader of the site measures for an image, by fetching and converting it
+as the loader does. Where an image comes from is not measured into PCR 12, so the
+reference holds for every registry, repository or medium that has the image.
+
+Without REF the site config's own source is asked. The site config matters: its
+part of the command line is measured.`,
+		Example: `  sealboot predict image --site site.json --name os-1.4 --image-version 14 -o os-1.4.json registry.example/edge/os:1.4`,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			doc, err := o.predict(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			return writeDocument(o.out, doc)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.site, "site", "site.json", "the site config of the loaders that will boot it")
+	f.StringVar(&o.name, "name", "", "the document's name")
+	f.StringVar(&o.platform, "platform", "", "pick from an image index, as in linux/amd64; empty means this machine's")
+	f.Uint64Var(&o.version, "image-version", 0, "the image's version for the rollback floor, where the source does not say")
+	f.BoolVar(&o.plainHTTP, "plain-http", false, "fetch REF without TLS")
+	f.StringVarP(&o.out, "output", "o", "", "file to write; empty means standard output")
+	require(cmd, "name")
+	return cmd
+}
+
+func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image, error) {
+	raw, err := config.ReadSite(o.site)
+	if err != nil {
+		return nil, err
+	}
+	site, err := config.ParseSite(raw)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 1 {
+		site.Sources = []config.Source{{Type: config.SourceOCI, Ref: args[0], PlainHTTP: o.plainHTTP, Platform: o.platform}}
+	}
+	m, err := loader.New(loader.Options{
+		Site: site, SiteRaw: raw, NoNetwork: true,
+		Console: console.New(console.Options{Out: os.Stderr}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	plan, err := m.DryRun(ctx)
+	if err != nil {
+		return nil, err
+	}
+	version := plan.Version
+	if version == 0 {
+		version = o.version
+	}
+	return policy.NewImage(o.name, plan.Ref, version, event.Descriptor{Kind: plan.Kind, Artifacts: plan.Artifacts}, predictedBanks)
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// sealbootTUF runs "sealboot tuf" and returns what it prints.
+func sealbootTUF(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newTUFCmd()
+	cmd.SetOut(&out)
+	cmd.SetErr(t.Output())
+	cmd.SetArgs(args)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+// TestTUFLife publishes images, rotates a key between two people, and takes
+// the repository away on a stick.
+func TestTUFLife(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(in("vmlinuz"), []byte("kernel"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	keys := func(names ...string) (args []string) {
+		for _, n := range names {
+			args = append(args, "--key", in("keys/"+n+".pem"))
+		}
+		return args
+	}
+	online := keys("targets", "snapshot", "timestamp")
+	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	for _, step := range []struct {
+		args []string
+		out  string // part of what is printed
+	}{
+		{[]string{"init", in("repo"), "--generate", in("keys"), "--lifetime", "timestamp=3d"}, "published"},
+		{append([]string{"add", in("repo"), "os/1/vmlinuz", in("vmlinuz")}, online...), "published"},
+		{append([]string{"add", in("repo"), "os", "--kind", "linux", "--image-version", "1", "--kernel", "os/1/vmlinuz", "--cmdline", "ro"}, online...), "published"},
+		{append([]string{"add", in("repo"), "edge", "--kind", "oci", "--image-version", "7", "--oci", "r.example/os@" + digest}, online...), "published"},
+		{[]string{"init", in("other"), "--generate", in("others")}, "published"}, // for its keys
+		{append([]string{"add-key", in("repo"), "root", in("others/root.pem"), "--threshold", "2"}, keys("root")...), "needs 1 more"},
+		{append([]string{"refresh", in("repo")}, keys("timestamp")...), "published"},
+		{[]string{"sign", in("repo"), "--key", in("others/root.pem")}, "root 2\npublished"},
+		{[]string{"sign", in("repo")}, "nothing to do"},
+		{append([]string{"rotate", in("repo"), "timestamp", "--old", in("keys/timestamp.pem"), "--new", in("others/timestamp.pem"),
+			"--key", in("others/root.pem"), "--key", in("others/timestamp.pem")}, keys("root")...), "published"},
+		{[]string{"delegate", in("repo"), "team", "--path", "team/*", "--trust", in("others/targets.pem"), "--key", in("others/targets.pem"),
+			"--key", in("keys/targets.pem"), "--key", in("keys/snapshot.pem"), "--key", in("others/timestamp.pem")}, "team 1"},
+		{[]string{"remove", in("repo"), "edge", "--key", in("keys/targets.pem")}, "kept as a draft"},
+		{[]string{"discard", in("repo")}, ""},
+		{[]string{"verify", in("repo")}, "targets    5 "},
+		{append([]string{"bundle", in("repo"), in("stick.tar"), "--target", "os"}, keys("targets")...), ""},
+		{[]string{"export", in("repo"), in("www")}, ""},
+		{[]string{"verify", in("www"), "--root", in("repo/metadata/1.root.json")}, "team"},
+	} {
+		out, err := sealbootTUF(t, step.args...)
+		if err != nil {
+			t.Fatalf("%s: %v", strings.Join(step.args, " "), err)
+		}
+		if !strings.Contains(out, step.out) {
+			t.Fatalf("%s printed\n%s\nwithout %q", strings.Join(step.args, " "), out, step.out)
+		}
+	}
+	for _, args := range [][]string{
+		{"init", in("repo"), "--generate", in("more")},
+		{"init", in("empty")},
+		{"add", in("repo"), "x"},
+		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--oci", "r.example/os:latest"},
+		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki"},
+		{"refresh", in("repo"), "--key", in("keys/timestamp.pem")}, // it was rotated away
+		{"bundle", in("repo"), in("no.tar"), "--lifetime", "soon"},
+		{"verify", in("keys")},
+	} {
+		if out, err := sealbootTUF(t, args...); err == nil {
+			t.Errorf("%s succeeded:\n%s", strings.Join(args, " "), out)
+		}
+	}
+}

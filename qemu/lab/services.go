@@ -1,0 +1,135 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/sealboot/sealboot/qemu/child"
+)
+
+// service is a server that the lab runs on loopback.
+type service struct {
+	*child.Process
+	log string
+}
+
+// startService runs a server, its output in a log file, and waits until it
+// accepts connections on address.
+func startService(ctx context.Context, log, address string, cmd *exec.Cmd) (*service, error) {
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	p, err := child.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{p, log}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err == nil {
+			conn.Close()
+			return s, nil
+		}
+		select {
+		case <-p.Done():
+			return nil, fmt.Errorf("%s ended at once: %w: %s", filepath.Base(cmd.Path), p.Err(), lastLines(log))
+		case <-ctx.Done():
+			p.Kill()
+			return nil, fmt.Errorf("%s does not listen on %s: %w: %s", filepath.Base(cmd.Path), address, ctx.Err(), lastLines(log))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// lastLines is the end of a log, for an error.
+func lastLines(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	const keep = 800
+	b = bytes.TrimSpace(b)
+	if len(b) > keep {
+		b = b[len(b)-keep:]
+	}
+	return string(b)
+}
+
+// freePort asks the kernel for a loopback port that nobody uses now.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// registryConfig is docker-registry's, with its blobs in a folder.
+const registryConfig = `version: 0.1
+log: {level: warn}
+storage:
+  filesystem: {rootdirectory: %q}
+  delete: {enabled: true}
+http: {addr: "127.0.0.1:%d"}
+`
+
+// startRegistry runs Debian's docker-registry with its images in dir.
+func startRegistry(ctx context.Context, dir string, port int) (*service, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "config.yml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, filepath.Join(dir, "data"), port), 0o644); err != nil {
+		return nil, err
+	}
+	return startService(ctx, filepath.Join(dir, "log"), fmt.Sprintf("127.0.0.1:%d", port),
+		exec.Command("docker-registry", "serve", config))
+}
+
+// fetch gets a page of a local server, whose certificate is not checked.
+func fetch(ctx context.Context, url string) (int, error) {
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, nil
+}
+
+// run runs a command to its end and returns what it printed; an error carries
+// the end of it.
+func run(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	var out, all bytes.Buffer
+	cmd.Stdout = &out
+	cmd.Stderr = &all
+	if err := cmd.Run(); err != nil {
+		msg := bytes.TrimSpace(append(all.Bytes(), out.Bytes()...))
+		if len(msg) > 2000 {
+			msg = msg[len(msg)-2000:]
+		}
+		return "", fmt.Errorf("%s: %w: %s", filepath.Base(name), err, msg)
+	}
+	return out.String(), nil
+}
