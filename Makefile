@@ -1,7 +1,7 @@
 # Targets for a fresh Debian 12 machine with Go and root; "make help" lists them.
 
 # Where "make run" and "make build" leave what they build.
-LAB    ?= build/lab
+LAB    ?= build/run
 LOADER ?= $(LAB)/loader
 # What "make run" changes on purpose: uki, kernel, initrd, cmdline, log, m4 or replay.
 TAMPER ?=
