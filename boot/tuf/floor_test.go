@@ -127,25 +127,25 @@ func TestProvenance(t *testing.T) {
 	}
 }
 
-// TestClocks: what a device with a dead or a lying clock does.
+// TestClocks: what a device with a dead or a lying clock does. The metadata
+// expires 30 days after the build.
 func TestClocks(t *testing.T) {
-	build := time.Now()
 	for name, tc := range map[string]struct {
-		now time.Time
+		now func(expiry time.Time) time.Time
 		err error
 	}{
-		"1970":            {time.Unix(0, 0), nil}, // nothing has expired; the floor is what protects
-		"build - 1 day":   {build.AddDate(0, 0, -1), nil},
-		"now":             {build, nil},
-		"at the expiry":   {build.UTC().Truncate(time.Second).AddDate(0, 0, 30), tuf.ErrExpired},
-		"build + 10 y":    {build.AddDate(10, 0, 0), tuf.ErrExpired},
-		"year 9999":       {time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), tuf.ErrExpired},
-		"beyond year 1e5": {time.Date(100000, 1, 1, 0, 0, 0, 0, time.UTC), tuf.ErrExpired},
+		// Nothing has expired in 1970; the floor is what protects.
+		"1970":              {func(time.Time) time.Time { return time.Unix(0, 0) }, nil},
+		"build - 1 day":     {func(e time.Time) time.Time { return e.AddDate(0, 0, -31) }, nil},
+		"before the expiry": {func(e time.Time) time.Time { return e.Add(-time.Nanosecond) }, nil},
+		"at the expiry":     {func(e time.Time) time.Time { return e }, tuf.ErrExpired},
+		"build + 10 y":      {func(e time.Time) time.Time { return e.AddDate(10, 0, -30) }, tuf.ErrExpired},
+		"year 9999":         {func(time.Time) time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }, tuf.ErrExpired},
+		"year 100000":       {func(time.Time) time.Time { return time.Date(100000, 1, 1, 0, 0, 0, 0, time.UTC) }, tuf.ErrExpired},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDevice(t)
-			d.repo.Expiry = build
-			d.cfg.Now = tc.now
+			d.cfg.Now = tc.now(d.repo.Expiry)
 			want(t, d.refresh(), tc.err)
 		})
 	}

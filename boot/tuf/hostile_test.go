@@ -202,7 +202,7 @@ func TestOversize(t *testing.T) {
 // TestSlow: a server that sends nothing, or hardly anything, ends by the limit.
 func TestSlow(t *testing.T) {
 	d := newDevice(t)
-	d.cfg.Limits.MetadataWait = 50 * time.Millisecond
+	d.cfg.Limits.MetadataWait, d.cfg.Limits.Timestamp = 50*time.Millisecond, 2000
 	d.repo.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/timestamp.json") {
 			return false

@@ -124,6 +124,9 @@ func (c *Client) updateTimestamp(ctx context.Context, repo Repository, t *trust)
 	if err != nil {
 		return err
 	}
+	if err := t.seal.check(RoleTimestamp+".json", data); err != nil {
+		return err
+	}
 	err = t.updateTimestamp(data)
 	unchanged := errors.Is(err, errUnchanged)
 	if err != nil && !unchanged {

@@ -104,8 +104,11 @@ type Limits struct {
 	Targets       int64         // bytes of a targets role, 5,000,000
 	RootRotations int           // new roots in one refresh, 256
 	Delegations   int           // roles visited in one search, 32
-	MetadataWait  time.Duration // for one metadata file, one minute
+	MetadataWait  time.Duration // for one metadata file, one minute; and a second more for every 2 KiB of its limit
 }
+
+// slowest is the rate in bytes per second below which a link is given up.
+const slowest = 2 << 10
 
 func (l Limits) withDefaults() Limits {
 	def(&l.Root, 512_000)
@@ -163,7 +166,8 @@ func (c *Client) save(role string, data []byte) error {
 
 // fetch reads one metadata file within the deadline for it.
 func (c *Client) fetch(ctx context.Context, repo Repository, name string, max int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Limits.MetadataWait)
+	wait := c.cfg.Limits.MetadataWait + time.Duration(max/slowest)*time.Second
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	data, err := repo.Metadata(ctx, name, max)
 	if err != nil {

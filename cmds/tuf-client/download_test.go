@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
@@ -141,4 +142,23 @@ func Test_wrong_second_hash_is_refused(t *testing.T) {
 	c.repo.Publish("targets", "snapshot", "timestamp")
 	c.want(c.download(artifact), 1)
 	c.wantDownloads()
+}
+
+func Test_file_system_without_nameless_files(t *testing.T) {
+	o := options{targetDir: t.TempDir()}
+	f, err := o.createHidden()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("content"); err != nil {
+		t.Fatal(err)
+	}
+	if err := place(f, o.path("name")); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(o.targetDir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "name" {
+		t.Fatalf("%v, %v", entries, err)
+	}
 }

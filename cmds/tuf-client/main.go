@@ -132,7 +132,11 @@ func (o options) download(ctx context.Context, cache *store.Store) error {
 	return nil
 }
 
-func (o options) one(ctx context.Context, client *tuf.Client, name string) error {
+func (o options) one(ctx context.Context, client *tuf.Client, name string) (err error) {
+	if err := o.clean(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.clean()) }()
 	target, err := client.Find(ctx, name)
 	if err != nil {
 		return err

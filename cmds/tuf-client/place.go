@@ -36,10 +36,30 @@ func isThere(path string, want tuf.Want) bool {
 // partial stays behind.
 func (o options) create() (*os.File, error) {
 	fd, err := unix.Open(o.targetDir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o644)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) {
+		return o.createHidden()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create a file in %s: %w", o.targetDir, err)
 	}
 	return os.NewFile(uintptr(fd), o.targetDir), nil
+}
+
+// createHidden is the same where the file system cannot: no target has this
+// name, and one run uses it at a time.
+func (o options) createHidden() (*os.File, error) {
+	return os.OpenFile(filepath.Join(o.targetDir, hidden), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+}
+
+// hidden is a file that is about to be a target, or never was.
+const hidden = ".new"
+
+// clean removes what a failed download left.
+func (o options) clean() error {
+	if err := os.Remove(filepath.Join(o.targetDir, hidden)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // place gives a complete file its name.
@@ -47,16 +67,15 @@ func place(f *os.File, path string) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	tmp := filepath.Join(filepath.Dir(path), ".new") // no target has this name
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	fd := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	if err := unix.Linkat(unix.AT_FDCWD, fd, unix.AT_FDCWD, tmp, unix.AT_SYMLINK_FOLLOW); err != nil {
-		return fmt.Errorf("name %s: %w", tmp, err)
+	tmp := filepath.Join(filepath.Dir(path), hidden)
+	if f.Name() != tmp {
+		fd := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+		if err := unix.Linkat(unix.AT_FDCWD, fd, unix.AT_FDCWD, tmp, unix.AT_SYMLINK_FOLLOW); err != nil {
+			return fmt.Errorf("name %s: %w", tmp, err)
+		}
 	}
 	if err := os.Rename(tmp, path); err != nil {
-		return errors.Join(err, os.Remove(tmp))
+		return err
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

@@ -131,12 +131,17 @@ func sealed(t *testing.T, repo *tuftest.Repo, expires time.Time, signers ...tuft
 
 func refresh(t *testing.T, repo *tuftest.Repo, dir string, now time.Time) error {
 	t.Helper()
+	return refreshWith(t, repo, dir, now, &store.Memory{})
+}
+
+func refreshWith(t *testing.T, repo *tuftest.Repo, dir string, now time.Time, cache tuf.Store) error {
+	t.Helper()
 	b, err := bundle.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	c, err := tuf.New(tuf.Config{TrustedRoot: repo.Last("root"), Store: &store.Memory{}, Now: now, Repositories: []tuf.Repository{b}, Targets: b})
+	c, err := tuf.New(tuf.Config{TrustedRoot: repo.Last("root"), Store: cache, Now: now, Repositories: []tuf.Repository{b}, Targets: b})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,5 +194,31 @@ func TestSeal(t *testing.T) {
 	}
 	if err := refresh(t, repo, good, now); !errors.Is(err, tuf.ErrNotFound) {
 		t.Errorf("no seal: %v", err)
+	}
+}
+
+// TestBundleIsNoWayBack: a stick that is older than what the device has seen
+// online is refused, and one of the same age is not.
+func TestBundleIsNoWayBack(t *testing.T) {
+	repo := tuftest.New(t)
+	stick := sealed(t, repo, repo.Expiry, repo.Signers["targets"][0])
+	cache := &store.Memory{}
+	online := func() {
+		c, err := tuf.New(tuf.Config{TrustedRoot: repo.Last("root"), Store: cache, Now: time.Now(), Repositories: []tuf.Repository{tuf.Web{URL: repo.URL + "/metadata"}}})
+		if err == nil {
+			err = c.Refresh(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	online()
+	if err := refreshWith(t, repo, stick, time.Now(), cache); err != nil {
+		t.Errorf("of the same age: %v", err)
+	}
+	repo.Publish("timestamp")
+	online()
+	if err := refreshWith(t, repo, stick, time.Now(), cache); !errors.Is(err, tuf.ErrUnverified) {
+		t.Errorf("older: %v", err)
 	}
 }
