@@ -14,14 +14,19 @@ var errNothing = errors.New("no source could be booted")
 // booted. Nothing has been extended into the image PCR when it returns.
 func (b *Boot) choose(ctx context.Context) (*Candidate, error) {
 	for n := 1; ; n++ {
-		c, err := b.round(ctx)
+		last := b.End != EndRetry && n >= b.Rounds
+		next := "all of it again after a pause"
+		if last {
+			next = string(b.End)
+		}
+		c, err := b.round(ctx, next)
 		if err == nil {
 			return c, nil
 		}
 		if ctx.Err() != nil {
 			return nil, errors.Join(err, ctx.Err())
 		}
-		if b.End != EndRetry && n >= b.Rounds {
+		if last {
 			return nil, err
 		}
 		pause := backoff(n)
@@ -33,14 +38,13 @@ func (b *Boot) choose(ctx context.Context) (*Candidate, error) {
 }
 
 // round is one attempt at everything before the measurement. What succeeded in
-// an earlier round is not done again.
-func (b *Boot) round(ctx context.Context) (*Candidate, error) {
-	const again = "all of it again after a pause"
+// an earlier round is not done again. What comes after it is for the console.
+func (b *Boot) round(ctx context.Context, after string) (*Candidate, error) {
 	if err := b.prepare(ctx); err != nil {
-		return nil, b.fail(ctx, StagePrepare, err, again)
+		return nil, b.fail(ctx, StagePrepare, err, after)
 	}
 	if err := b.connect(ctx); err != nil {
-		f := b.fail(ctx, StageNetwork, err, b.withoutNetwork())
+		f := b.fail(ctx, StageNetwork, err, b.withoutNetwork(after))
 		if b.Attester != nil {
 			// Without a network nothing will be released: measuring an image
 			// now would only end in a reset.
@@ -48,7 +52,7 @@ func (b *Boot) round(ctx context.Context) (*Candidate, error) {
 		}
 	}
 	if err := b.greet(ctx); err != nil {
-		return nil, b.fail(ctx, StageHello, err, again)
+		return nil, b.fail(ctx, StageHello, err, after)
 	}
 	errs := []error{errNothing}
 	for i, s := range b.Sources {
@@ -57,7 +61,7 @@ func (b *Boot) round(ctx context.Context) (*Candidate, error) {
 		}
 		next := "the next source"
 		if i == len(b.Sources)-1 {
-			next = again
+			next = after
 		}
 		c, err := b.try(ctx, s)
 		if err == nil {
@@ -71,9 +75,9 @@ func (b *Boot) round(ctx context.Context) (*Candidate, error) {
 	return nil, &Failure{StageFetch, errors.Join(errs...)}
 }
 
-func (b *Boot) withoutNetwork() string {
+func (b *Boot) withoutNetwork(after string) string {
 	if b.Attester != nil {
-		return "all of it again after a pause"
+		return after
 	}
 	return "sources that need no network"
 }

@@ -57,6 +57,7 @@ type world struct {
 
 	loaded  *loaded // what kexec was given; nil as long as nothing
 	kexec   error   // what it answers
+	layout  string  // folder in place of SB-MEDIA
 	machine *Machine
 }
 
@@ -248,7 +249,7 @@ func (w *world) boot() (flow.Outcome, error) {
 	}
 	w.out.Reset()
 	w.machine, err = New(Options{
-		Site: parsed, SiteRaw: raw, Version: "test", TPM: w.tpm.Addr, NoNetwork: true, Kexec: w.load,
+		Site: parsed, SiteRaw: raw, Version: "test", TPM: w.tpm.Addr, NoNetwork: true, Kexec: w.load, Layout: w.layout,
 		Console:     console.New(console.Options{Out: &w.out, Lines: true}),
 		FirmwareLog: func(context.Context) ([]byte, error) { return nil, fwlog.ErrNoLog },
 	})
