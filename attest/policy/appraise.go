@@ -182,7 +182,7 @@ func (s *Set) appraiseAuthority(a *Appraisal, v *verify.Verified) {
 	last := -1
 	for _, r := range found {
 		rank := rankOf(r.Type)
-		if rank >= 0 && (rank < last || rank == last && !authority[rank].many) {
+		if rank >= 0 && (rank < last || rank == last && !mayRepeat(r.Type)) {
 			a.deny(wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r),
 				Detail: "the records are not in the order in which a loader measures them"})
 			return

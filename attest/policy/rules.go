@@ -31,19 +31,15 @@ type RecordRule struct {
 	Detail map[string][]string `json:"detail,omitempty"`
 }
 
-// authority are the types of PCR 13 in the order in which the loader measures them, and whether one may stand there
-// more than once.
-var authority = []struct { //nolint:gochecknoglobals // a constant
-	kind event.Type
-	many bool
-}{
-	{event.TypeHostConfig, true},
-	{event.TypeSiteConfig, false},
-	{event.TypeProvenance, true},
-	{event.TypeReleaseKey, false},
-	{event.TypeClock, false},
-	{event.TypeFloor, false},
+// authorityOrder are the types of PCR 13 in the order in which the loader measures them.
+func authorityOrder() []event.Type {
+	return []event.Type{
+		event.TypeHostConfig, event.TypeSiteConfig, event.TypeProvenance, event.TypeReleaseKey, event.TypeClock, event.TypeFloor,
+	}
 }
+
+// mayRepeat tells whether a record of this type may stand in PCR 13 more than once.
+func mayRepeat(t event.Type) bool { return t == event.TypeHostConfig || t == event.TypeProvenance }
 
 // DefaultRules accept any provenance, clock and floor: images and loaders are pinned by their own references, and the
 // loader has enforced its site config. A site that wants more lists names, digests and details.
@@ -76,14 +72,8 @@ func (r *Rules) check() error {
 	return nil
 }
 
-func rankOf(t event.Type) int {
-	for i, a := range authority {
-		if a.kind == t {
-			return i
-		}
-	}
-	return -1
-}
+// rankOf is the place of a type in PCR 13, or -1.
+func rankOf(t event.Type) int { return slices.Index(authorityOrder(), t) }
 
 // matches tells whether a record is one that the rule allows.
 func (r *RecordRule) matches(rec event.Record) bool {
