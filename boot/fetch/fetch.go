@@ -163,10 +163,16 @@ func (f *Fetcher) enter(ctx context.Context, b Blob) (*entry, error) {
 	f.mu.Unlock()
 	select {
 	case <-e.turn:
-		return e, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for %s: %w", b.Digest, context.Cause(ctx))
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed { // while we waited
+		e.turn <- struct{}{}
+		return nil, fmt.Errorf("fetching %s: %w", b.Digest, os.ErrClosed)
+	}
+	return e, nil
 }
 
 // complete makes e.part hold the whole verified blob.
@@ -261,21 +267,38 @@ func (f *Fetcher) prefetchOne(ctx context.Context, b Blob) error {
 	return nil
 }
 
-// roomFor checks the room for those of blobs that are not in memory yet.
+// roomFor checks the room for what is still to be filled of blobs.
 func (f *Fetcher) roomFor(blobs []Blob) error {
 	var need int64
 	seen := make(map[digest.Digest]bool)
-	f.mu.Lock()
 	for _, b := range blobs {
-		if e := f.partials[b.Digest]; seen[b.Digest] || e != nil && len(e.turn) == 1 && e.part != nil {
-			continue // allocated, or counted
+		if seen[b.Digest] {
+			continue
 		}
 		seen[b.Digest] = true
-		if need += b.Size; need < 0 {
-			f.mu.Unlock()
+		if need += b.Size - f.have(b); need < 0 {
 			return fmt.Errorf("%w: the sizes of the blobs overflow", ErrUnsupported)
 		}
 	}
-	f.mu.Unlock()
 	return checkRoom(f.opt.Room, need)
+}
+
+// have is the number of bytes of b that are in memory, if nobody is changing that.
+func (f *Fetcher) have(b Blob) int64 {
+	f.mu.Lock()
+	e := f.partials[b.Digest]
+	f.mu.Unlock()
+	if e == nil {
+		return 0
+	}
+	select {
+	case <-e.turn:
+	default:
+		return 0
+	}
+	defer func() { e.turn <- struct{}{} }()
+	if e.part == nil || e.part.blob.Size != b.Size {
+		return 0
+	}
+	return e.part.have()
 }

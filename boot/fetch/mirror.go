@@ -2,8 +2,11 @@ package fetch
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -37,7 +40,13 @@ func (h HTTP) Get(ctx context.Context, b Blob, byteRange string) (*http.Response
 	// A transparent compression would make the range one of other bytes.
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Range", byteRange)
-	return h.Client.Do(req)
+	resp, err := h.Client.Do(req)
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		// After a redirect its URL can be one that is signed, which is a secret.
+		err = fmt.Errorf("%s: %w", failed.Op, failed.Err)
+	}
+	return resp, err
 }
 
 // mirror adds what all transfers learn about a Mirror.

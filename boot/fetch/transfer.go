@@ -127,9 +127,6 @@ func (t *transfer) work(ctx context.Context, wg *sync.WaitGroup, first bool) err
 		}
 		t.settle(i, started, gained, err)
 		if err != nil && !first {
-			t.mu.Lock()
-			t.extra--
-			t.mu.Unlock()
 			return nil
 		}
 		if err == nil {
@@ -172,8 +169,12 @@ func (t *transfer) widen(ctx context.Context, wg *sync.WaitGroup) {
 		return
 	}
 	for ; t.extra < t.f.opt.Streams-1; t.extra++ {
-		// Nothing to do with the error: the first worker meets it too.
-		wg.Go(func() { _ = t.work(ctx, wg, false) })
+		wg.Go(func() {
+			_ = t.work(ctx, wg, false) // the first worker meets the error too
+			t.mu.Lock()
+			t.extra--
+			t.mu.Unlock()
+		})
 	}
 }
 
