@@ -152,7 +152,11 @@ func writeTar(path, dir string) (err error) {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		return addFile(tw, name, strings.TrimPrefix(name, dir+"/"))
+		inside, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		return addFile(tw, name, filepath.ToSlash(inside))
 	})
 	if err = errors.Join(err, tw.Close(), out.Chmod(0o644), out.Sync(), out.Close()); err != nil {
 		return err

@@ -231,6 +231,20 @@ func TestEverywhere(t *testing.T) {
 	}
 }
 
+// TestRelative has the locations relative to the working directory.
+func TestRelative(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dst := target(t, "oci-archive:os.tar:v1")
+	desc, keys := published(t, dst)
+	if _, err := publish.Copy(t.Context(), source(t, "oci-archive:os.tar:v1"), target(t, "oci:layout:v1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove("os.tar"); err != nil {
+		t.Fatal(err)
+	}
+	checkBoots(t, layout(t, ".", "v1"), desc, keys)
+}
+
 // TestReproducible: the same files give the same image.
 func TestReproducible(t *testing.T) {
 	a := publish.Artifact{UKI: write(t, "os.efi", []byte("MZ")), Annotations: map[string]string{"a": "1", "b": "2"}}
