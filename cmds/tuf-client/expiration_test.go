@@ -14,7 +14,8 @@ func Test_root_expired(t *testing.T) {
 	c.repo.Root.Signed.Expires = c.now.UTC().AddDate(0, 0, -1)
 	c.repo.Publish("root", "timestamp")
 	c.want(c.refresh(), 1)
-	// The expired root is kept (5.3.10), nothing after it is touched.
+	// The expired root is kept (5.3.10), nothing after it is touched or asked for.
+	c.wantLastRequest("root", 4)
 	c.wantVersion("root", 3)
 	c.wantVersion("timestamp", 1)
 	c.wantVersion("snapshot", 1)

@@ -168,6 +168,13 @@ func TestSeal(t *testing.T) {
 	if err := refresh(t, repo, forever, long.AddDate(0, 0, 1)); !errors.Is(err, tuf.ErrExpired) {
 		t.Errorf("a seal that outlives root and targets: %v", err)
 	}
+	old := tuftest.New(t) // whose root expires before the seal and targets
+	old.Targets().Expires = long
+	old.Published = map[string][][]byte{}
+	old.Publish("targets", "snapshot", "timestamp", "root")
+	if err := refresh(t, old, sealed(t, old, long, old.Signers["targets"][0]), late); !errors.Is(err, tuf.ErrExpired) {
+		t.Errorf("a seal that outlives root: %v", err)
+	}
 	for name, signers := range map[string][]tuftest.Signer{"nobody": nil, "the timestamp key": {ts}} {
 		if err := refresh(t, repo, sealed(t, repo, long, signers...), now); !errors.Is(err, tuf.ErrUnverified) {
 			t.Errorf("sealed by %s: %v", name, err)
