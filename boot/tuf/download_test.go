@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,15 +22,27 @@ import (
 
 // flaky serves data and cuts every connection after some bytes.
 type flaky struct {
-	data   []byte
-	cut    int
-	ranges []string
-	lie    func(w http.ResponseWriter, r *http.Request) bool
+	data []byte
+	cut  int
+	lie  func(w http.ResponseWriter, r *http.Request) bool
+
+	mu  sync.Mutex
+	log []string
+}
+
+// ranges are those of the requests so far.
+func (f *flaky) ranges() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.log)
 }
 
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.ranges = append(f.ranges, r.Header.Get("Range"))
-	if len(f.ranges) > 1 && f.lie != nil && f.lie(w, r) {
+	f.mu.Lock()
+	f.log = append(f.log, r.Header.Get("Range"))
+	first := len(f.log) == 1
+	f.mu.Unlock()
+	if !first && f.lie != nil && f.lie(w, r) {
 		return
 	}
 	http.ServeContent(&cutting{w, f.cut}, r, "", time.Time{}, bytes.NewReader(f.data))
@@ -73,8 +87,8 @@ func TestStreamResumes(t *testing.T) {
 	if !bytes.Equal(got, data) {
 		t.Fatal("other bytes")
 	}
-	if len(f.ranges) < 3 || f.ranges[0] != "" || !strings.HasPrefix(f.ranges[1], "bytes=") {
-		t.Fatalf("ranges: %q", f.ranges)
+	if r := f.ranges(); len(r) < 3 || r[0] != "" || !strings.HasPrefix(r[1], "bytes=") {
+		t.Fatalf("ranges: %q", r)
 	}
 }
 
@@ -93,8 +107,8 @@ func TestStreamGivesUp(t *testing.T) {
 		if _, err := streamed(t, f).Target(t.Context(), "x", wanted); err == nil {
 			t.Errorf("%s: success", name)
 		}
-		if len(f.ranges) > 6 {
-			t.Errorf("%s: %d requests", name, len(f.ranges))
+		if n := len(f.ranges()); n > 6 {
+			t.Errorf("%s: %d requests", name, n)
 		}
 	}
 }
@@ -135,9 +149,9 @@ func TestFetchedFromMirrors(t *testing.T) {
 	data, wanted := random(200_000)
 	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 200_000)) }))
 	defer bad.Close()
-	var paths []string
+	paths := make(chan string, 100)
 	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		paths = append(paths, r.URL.Path)
+		paths <- r.URL.Path
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 	}))
 	defer good.Close()
@@ -148,8 +162,8 @@ func TestFetchedFromMirrors(t *testing.T) {
 	want(t, err, nil)
 	defer file.Close()
 	want(t, wanted.Check(file), nil)
-	if len(paths) == 0 || paths[0] != "/b/os/x y" {
-		t.Fatalf("asked for %q", paths)
+	if path := <-paths; path != "/b/os/x y" {
+		t.Fatalf("asked for %q", path)
 	}
 	wanted.SHA512 = make([]byte, 64)
 	_, err = f.Target(t.Context(), "os/x y", wanted)

@@ -23,7 +23,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -90,12 +89,6 @@ func (r *Repo) Close() error { return r.lock.Close() }
 
 func (r *Repo) path(name ...string) string {
 	return filepath.Join(append([]string{r.dir}, name...)...)
-}
-
-// Exists says whether something was published.
-func (r *Repo) Exists() bool {
-	_, err := os.Stat(r.path(bundle.MetadataDir))
-	return err == nil
 }
 
 // Status says what [Repo.Apply] came to.
@@ -231,18 +224,4 @@ func (e *Edit) make(ctx context.Context, keys []crypto.Signer, changes []Change)
 	status := e.status()
 	status.Published = len(status.Missing) == 0
 	return status, nil
-}
-
-// Roles returns the names of the published roles, sorted.
-func (r *Repo) Roles() ([]string, error) {
-	roles, err := readPublished(r.path(bundle.MetadataDir))
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(roles))
-	for name := range roles {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names, nil
 }
