@@ -13,7 +13,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 KERNEL_PACKAGES = linux-source-6.1 build-essential bc flex bison libelf-dev libssl-dev xz-utils systemd-boot-efi
 VM_PACKAGES     = qemu-system-x86 ovmf swtpm swtpm-tools
-OS_PACKAGES     = mmdebstrap buildah skopeo docker-registry ca-certificates
+OS_PACKAGES     = mmdebstrap buildah skopeo docker-registry curl ca-certificates
 TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin postgresql binutils
 PACKAGES        = $(KERNEL_PACKAGES) $(VM_PACKAGES) $(OS_PACKAGES) $(TEST_PACKAGES)
 
@@ -54,11 +54,12 @@ size: ## Show the sizes of the loader that "make run" booted, and fail over the 
 
 bench: bench-fetch bench-tuf ## All benchmarks
 
-bench-fetch: ## Downloads: this fetcher and the usual tools
-	go test -run '^$$' -bench . ./boot/fetch/...
+bench-fetch: ## Downloads: the fetcher beside curl and skopeo
+	go run ./boot/fetch/benchfetch
 
-bench-tuf: ## TUF: refreshing, and verifying big repositories
-	go test -run '^$$' -bench . ./boot/tuf/...
+bench-tuf: ## TUF: requests, bytes and memory of a device
+	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./cmds/tuf-client
+	go run ./boot/tuf/bench -client build/tuf-client
 
 clean: ## Remove what was built here (not the caches in the user's cache directory)
 	rm -rf build
