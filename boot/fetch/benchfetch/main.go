@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,7 +37,8 @@ func main() {
 	size := flag.Int64("mib", 1024, "size of the blob in MiB")
 	runs := flag.Int("runs", 5, "runs of each program")
 	flag.Parse()
-	ctx := context.Background()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	var err error
 	if *child != "" {
 		err = fetchImage(ctx, *child)
