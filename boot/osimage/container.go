@@ -96,7 +96,7 @@ func (i *Image) unpackRoot(ctx context.Context, m *ocispec.Manifest, content Con
 	}
 	options := unpack.Options{
 		// The blobs are freed again before kexec makes its copies.
-		MaxBytes: min(have, (have+total)/(1+kexecCopies)),
+		MaxBytes: min(have, have/(1+kexecCopies)+total/(1+kexecCopies)),
 		Arch:     opts.Arch,
 		Keep:     func(name string) bool { return name == kernel || isKernel(name) || isUKI(name) },
 	}

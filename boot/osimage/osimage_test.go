@@ -329,3 +329,33 @@ func TestRefuse(t *testing.T) {
 		}
 	}
 }
+
+// FuzzEstimate checks that sizes neither overflow nor lose a blob, and that
+// only manifests which can be estimated are looked at further.
+func FuzzEstimate(f *testing.F) {
+	const blob = `{"mediaType":"%s","digest":"sha256:` + "%064d" + `","size":%d}`
+	config := fmt.Sprintf(blob, ocispec.MediaTypeImageConfig, 1, 2)
+	for _, mediaType := range []string{ocispec.MediaTypeImageLayerGzip, MediaTypeKernel, MediaTypeRaw} {
+		f.Add([]byte(fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`, config, fmt.Sprintf(blob, mediaType, 2, 3))))
+	}
+	f.Fuzz(func(t *testing.T, manifest []byte) {
+		n, err := Estimate(manifest)
+		if err != nil {
+			if i, err := FromManifest(context.Background(), manifest, blobs{}, Options{MemAvailable: plenty}); err == nil {
+				t.Fatalf("an image of kind %s without an estimate", i.Kind)
+			}
+			return
+		}
+		m, err := parseManifest(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum int64
+		for _, l := range m.Layers {
+			sum += l.Size
+		}
+		if n.Fetch != sum || n.Disk < 0 || n.Disk > sum || n.RAM < sum {
+			t.Fatalf("%+v for %d bytes of layers", n, sum)
+		}
+	})
+}

@@ -61,9 +61,9 @@ func (m *merger) countRead(n int) error {
 
 func (m *merger) countStream(n int) error {
 	m.stream += int64(n)
-	if limit := streamFactor * m.opts.MaxBytes; m.stream > limit {
+	if m.stream/streamFactor > m.opts.MaxBytes {
 		return fmt.Errorf("%w: layers of more than %d MiB for a root of at most %d MiB",
-			ErrTooLarge, limit>>20, m.opts.MaxBytes>>20)
+			ErrTooLarge, m.stream>>20, m.opts.MaxBytes>>20)
 	}
 	return m.ctx.Err()
 }
