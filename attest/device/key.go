@@ -32,10 +32,6 @@ type key struct {
 	flush  func()
 }
 
-func (k *key) named() tpm2.NamedHandle {
-	return tpm2.NamedHandle{Handle: k.handle, Name: tpm2.TPM2BName{Buffer: k.name}}
-}
-
 func (k *key) auth(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: k.handle, Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }

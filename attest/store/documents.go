@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -116,18 +115,4 @@ func (s *Store) Join(ctx context.Context, token string, d Device, e Event) error
 		d.State, d.Tier = Pending, "token"
 		return s.enrol(ctx, tx, d, e)
 	})
-}
-
-// Used tells whether a challenge was decided; it spares the work of judging a replay. The claim in
-// [Store.Decide] remains what counts.
-func (s *Store) Used(ctx context.Context, cookie string) (bool, error) {
-	var one int
-	err := s.db.QueryRowContext(ctx, "SELECT 1 FROM decisions WHERE cookie = $1", cookie).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look up challenge: %w", err)
-	}
-	return true, nil
 }

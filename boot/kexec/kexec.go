@@ -116,14 +116,6 @@ func (l *Loader) loadFile(kernel, initrd *os.File, cmdline string) error {
 	return nil
 }
 
-// Unload forgets a loaded kernel.
-func (l *Loader) Unload() error {
-	if err := l.sys().KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD); err != nil {
-		return fmt.Errorf("unload kernel: %w", advice(err, ""))
-	}
-	return nil
-}
-
 // Exec calls quiesce (links down, file systems synced, whatever must not go on
 // under the next kernel) and jumps into the loaded kernel. It returns only on
 // error; when quiesce fails, nothing was executed.

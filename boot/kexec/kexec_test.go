@@ -96,7 +96,6 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer disk.Close()
-	sealed := mem(t, "initrd")
 	w, err := unix.MemfdCreate("sealed", unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +108,8 @@ func TestLoad(t *testing.T) {
 	}
 	writer := os.NewFile(uintptr(w), "sealed")
 	defer writer.Close()
-	if sealed, err = memfd.Reopen(writer, os.O_RDONLY); err != nil {
+	sealed, err := memfd.Reopen(writer, os.O_RDONLY)
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer sealed.Close()

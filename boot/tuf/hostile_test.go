@@ -320,14 +320,11 @@ func TestSuccinctRoles(t *testing.T) {
 	d := newDevice(t)
 	d.repo.DelegateSuccinct("targets", 3, "bin")
 	names := []string{"a", "b", "dir/c", "d", "e", "f", "g"}
-	roles := []string{}
 	for _, n := range names {
 		bin := d.repo.Targets().Delegations.SuccinctRoles.GetRolesForTarget(n)[0].Name
 		d.repo.AddArtifact(bin, n, []byte("in "+bin))
 	}
-	for _, bin := range d.repo.Targets().Delegations.SuccinctRoles.GetRoles() {
-		roles = append(roles, bin)
-	}
+	roles := d.repo.Targets().Delegations.SuccinctRoles.GetRoles()
 	d.repo.AddArtifact("bin-0", "wrong bin", []byte("x"))
 	d.repo.Publish(append(roles, "targets", "snapshot", "timestamp")...)
 	for _, n := range names {

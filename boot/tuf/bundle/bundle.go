@@ -101,16 +101,6 @@ func Open(path string) (*Bundle, error) {
 	return &Bundle{f}, nil
 }
 
-// OpenTar returns the bundle in a tar that is open, such as a target that was
-// downloaded. It closes file when it is closed.
-func OpenTar(file *os.File) (*Bundle, error) {
-	f, err := indexTar(file.Name(), file)
-	if err != nil {
-		return nil, fmt.Errorf("open the bundle: %w", err)
-	}
-	return &Bundle{f}, nil
-}
-
 type extent struct{ offset, size int64 }
 
 // indexTar notes where the files of a tar are. Their contents stay there.
