@@ -5,6 +5,8 @@ LAB    ?= build/run
 LOADER ?= $(LAB)/loader
 # What "make run" changes on purpose: uki, kernel, initrd, cmdline, log, m4 or replay.
 TAMPER ?=
+# Where "make run" boots from: oci, tuf, media or bundle, or several, as in tuf,oci.
+SOURCE ?= oci
 # Seconds of fuzzing: for each target at most, and for all of them together.
 FUZZTIME   ?= 60
 FUZZBUDGET ?= 600
@@ -18,7 +20,7 @@ TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin po
 PACKAGES        = $(KERNEL_PACKAGES) $(VM_PACKAGES) $(OS_PACKAGES) $(TEST_PACKAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run check test size bench bench-fetch bench-tuf clean
+.PHONY: help deps build run check test size bench bench-fetch bench-tuf tuf-client clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +36,8 @@ deps: ## Install the Debian packages that are missing
 build: deps ## Build the operator's tool and the server into build/bin
 	CGO_ENABLED=0 go build -trimpath -o build/bin/ ./cmds/sealboot ./cmds/attestd ./cmds/attest
 
-run: deps ## Boot a measured OS over the network and unlock its site (TAMPER=... must fail)
-	go run ./cmds/sealboot lab run --dir $(LAB) $(if $(TAMPER),--tamper $(TAMPER))
+run: deps ## Boot a measured OS and unlock its site (SOURCE=tuf; TAMPER=... must fail)
+	go run ./cmds/sealboot lab run --dir $(LAB) --from $(SOURCE) $(if $(TAMPER),--tamper $(TAMPER))
 
 check: ## Format, vet, staticcheck and unit tests: the fast subset
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; exit 1; fi
@@ -57,8 +59,10 @@ bench: bench-fetch bench-tuf ## All benchmarks
 bench-fetch: ## Downloads: the fetcher beside curl and skopeo
 	go run ./boot/fetch/benchfetch
 
-bench-tuf: ## TUF: requests, bytes and memory of a device
+tuf-client: ## Build the client for the TUF project's conformance suite into build/tuf-client
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./cmds/tuf-client
+
+bench-tuf: tuf-client ## TUF: requests, bytes and memory of a device
 	go run ./boot/tuf/bench -client build/tuf-client
 
 clean: ## Remove what was built here (not the caches in the user's cache directory)

@@ -162,6 +162,24 @@ func Open(dir string, reference string) ([]*Layout, error) {
 	return nil, fmt.Errorf("no OCI layout in %s: %w", dir, fs.ErrNotExist)
 }
 
+// OpenTar returns the layout in an open tar file, such as one that was
+// downloaded. It takes file over.
+func OpenTar(file *os.File, reference string) (*Layout, error) {
+	st, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	store, err := openArchive(file, st.Size())
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	l := &Layout{name: file.Name(), files: store}
+	if err := l.load(reference); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return l, nil
+}
+
 // candidates are the names in root that can be a layout.
 func candidates(root *os.Root) ([]string, error) {
 	d, err := root.Open(".")

@@ -23,7 +23,8 @@ func newLabCmd() *cobra.Command {
 
 func newLabRunCmd() *cobra.Command {
 	var o lab.Options
-	var tamper, source string
+	var tamper string
+	var from []string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Build a site from nothing, boot a machine of it twice, and show what was predicted and found",
@@ -34,10 +35,17 @@ boot it twice: the second boot finds what the first has written to an encrypted 
 With --tamper one thing is changed after everything was predicted. The run then
 fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 		Example: `  sealboot lab run
+  sealboot lab run --from tuf,media
   sealboot lab run --tamper kernel`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Tamper, o.Boot, o.Out = lab.Tamper(tamper), lab.BootSource(source), cmd.OutOrStdout()
+			o.Tamper, o.Out = lab.Tamper(tamper), cmd.OutOrStdout()
+			for _, f := range from {
+				if !slices.Contains(lab.BootSources(), lab.BootSource(f)) {
+					return fmt.Errorf("--from %s: choose of %v", f, lab.BootSources())
+				}
+				o.Boot = append(o.Boot, lab.BootSource(f))
+			}
 			if tamper != "" && !slices.Contains(lab.Tampers(), o.Tamper) {
 				return fmt.Errorf("--tamper %s: choose one of %v", tamper, lab.Tampers())
 			}
@@ -57,7 +65,7 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 	f.StringVar(&o.Source, "source", ".", "the directory of Sealboot's sources")
 	f.StringVar(&o.Dir, "dir", "build/run", "the directory for everything that the run makes; emptied first")
 	f.StringVar(&tamper, "tamper", "", fmt.Sprintf("change one thing, which must be noticed: %v", lab.Tampers()))
-	f.StringVar(&source, "from", string(lab.FromRegistry), "where the machine boots from")
+	f.StringSliceVar(&from, "from", []string{string(lab.FromRegistry)}, fmt.Sprintf("where the machine boots from, in this order: %v", lab.BootSources()))
 	f.StringVar(&o.Banks, "banks", "", "the TPM's active PCR banks, as in sha256,sha384")
 	f.IntVar(&o.Boots, "boots", 2, "how often the machine is booted")
 	f.IntVar(&o.Memory, "memory", 3072, "the machine's memory in MiB")

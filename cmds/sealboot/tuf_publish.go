@@ -35,7 +35,8 @@ func newTUFAddCmd() *cobra.Command {
 		Short: "Publish a file, or an image that can be booted",
 		Long: `Publish a file under a name, or with --kind an image that can be booted:
 
-  uki, disk, bundle   the file is the image
+  uki, disk           the file is the image
+  bundle              the file is an OCI layout in a tar, for devices without a registry
   linux               --kernel, --initrd and --dtb name targets that are published already
   oci                 the image is in a registry, pinned by --oci`,
 		Example: `  sealboot tuf add repo os/12/vmlinuz vmlinuz --key targets.pem --key snapshot.pem --key timestamp.pem

@@ -31,8 +31,8 @@ type Options struct {
 	// Tamper changes one thing after everything was predicted; the run must
 	// then fail. Empty means that nothing is changed.
 	Tamper Tamper
-	// Boot is where the machine boots from; empty means FromRegistry.
-	Boot BootSource
+	// Boot is where the machine boots from, in this order; empty means FromRegistry.
+	Boot []BootSource
 	// Boots is how often the machine is booted; 0 means twice.
 	Boots int
 	// Banks are the TPM's active PCR banks in swtpm's notation; empty means "sha256".
@@ -50,8 +50,14 @@ type BootSource string
 const (
 	FromRegistry BootSource = "oci"
 	FromTUF      BootSource = "tuf"
-	FromMedia    BootSource = "media"
+	FromMedia    BootSource = "media"  // an OCI layout on a volume
+	FromBundle   BootSource = "bundle" // an offline TUF bundle on a volume
 )
+
+// BootSources lists them all.
+func BootSources() []BootSource {
+	return []BootSource{FromRegistry, FromTUF, FromMedia, FromBundle}
+}
 
 // Lab is a site and its machine. It is made by Prepare, and Close ends all that it runs.
 type Lab struct {
@@ -66,6 +72,7 @@ type Lab struct {
 	attestd  int    // port
 	admin    int    // port of the status page
 	target   string // where devices are sent: attestd, or a man in the middle
+	unit     string // the machine's directory below Dir; empty for the first
 	tpm      qemu.TPMOptions
 
 	server, images *service
@@ -81,10 +88,17 @@ func (l *Lab) path(elem ...string) string {
 	return filepath.Join(append([]string{l.o.Dir}, elem...)...)
 }
 
+// unitPath is a file that belongs to one machine of the site.
+func (l *Lab) unitPath(elem ...string) string {
+	return l.path(append([]string{l.unit}, elem...)...)
+}
+
 // Prepare sets the site up, as far as a fleet is before its first machine is
 // switched on: everything is built, published, predicted and enrolled.
 func Prepare(ctx context.Context, o Options) (_ *Lab, err error) {
-	o.Boot = cmp.Or(o.Boot, FromRegistry)
+	if len(o.Boot) == 0 {
+		o.Boot = []BootSource{FromRegistry}
+	}
 	o.Boots = cmp.Or(o.Boots, 2)
 	o.Memory = cmp.Or(o.Memory, 3072)
 	if o.Out == nil {

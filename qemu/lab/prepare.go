@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,7 +37,9 @@ func (l *Lab) buildTools(ctx context.Context) error {
 	return err
 }
 
-func (l *Lab) tpmDir() string { return l.path("tpm") }
+func (l *Lab) tpmDir() string { return l.unitPath("tpm") }
+
+func (l *Lab) dataDisk() string { return l.unitPath("data.img") }
 
 func (l *Lab) makeTPM(ctx context.Context) error { return qemu.CreateTPM(ctx, l.tpmDir(), l.tpm) }
 
@@ -80,16 +83,17 @@ func (l *Lab) startAttestd(ctx context.Context) error {
 
 // siteConfig writes the site config for a way to boot.
 func (l *Lab) siteConfig(ctx context.Context) error {
-	source, err := l.source(ctx)
+	sources, err := l.sources(ctx)
 	if err != nil {
 		return err
 	}
 	base := map[string]any{
 		"site":      "lab",
-		"sources":   []any{source},
+		"sources":   sources,
 		"cmdline":   cmdline,
 		"buildTime": time.Now().UTC().Truncate(24 * time.Hour).Format(time.RFC3339),
 		"console":   map[string]any{"lines": true, "json": "/dev/ttyS1"},
+		"attestd":   map[string]any{"attempts": 2},
 		"rounds":    2,
 		"end":       "poweroff",
 		"lab":       true,
@@ -215,7 +219,7 @@ func (l *Lab) bootRecorder(ctx context.Context, log string) error {
 	}
 	vm, err := qemu.Start(ctx, qemu.Config{
 		Dir: l.path("recorder", "vm"), Memory: l.o.Memory, TPM: tpm,
-		Boot: l.path("recorder", board.ESPFile), Disks: []qemu.Disk{{Path: l.emptyDisk("recorder.img"), Serial: dataSerial}},
+		Boot: l.path("recorder", board.ESPFile), Disks: []qemu.Disk{{Path: l.emptyDisk(l.path("recorder.img")), Serial: dataSerial}},
 	})
 	if err != nil {
 		return err
@@ -242,8 +246,7 @@ func (l *Lab) bootRecorder(ctx context.Context, log string) error {
 const dataSerial = "sealdata"
 
 // emptyDisk makes a blank disk; errors show when the machine is started.
-func (l *Lab) emptyDisk(name string) string {
-	path := l.path(name)
+func (l *Lab) emptyDisk(path string) string {
 	if f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err == nil {
 		_ = f.Truncate(64 << 20)
 		f.Close()
@@ -276,11 +279,12 @@ func (l *Lab) enrol(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	out, err := l.sealboot(ctx, "enrol", "--dir", l.site, "--label", "lab-1", "--tpm", "unix:"+socket)
+	out, err := l.sealboot(ctx, "enrol", "--dir", l.site, "--label", cmp.Or(l.unit, "lab-1"), "--tpm", "unix:"+socket)
 	if err != nil {
 		return err
 	}
 	l.stages.note("%s", strings.TrimSpace(out))
+	l.facts.device, _, _ = strings.Cut(out, " ")
 	return nil
 }
 

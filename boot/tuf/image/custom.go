@@ -19,7 +19,7 @@ const (
 	KindLinux  = "linux"  // the target is a [Linux] that names kernel and initrd
 	KindUKI    = "uki"    // the target is a unified kernel image
 	KindDisk   = "disk"   // the target is a disk image
-	KindBundle = "bundle" // the target is an offline bundle
+	KindBundle = "bundle" // the target is an OCI layout in a tar, with one image
 	KindOCI    = "oci"    // the image is in a registry; its digest is in [Custom]
 )
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sealboot/sealboot/boot/clock"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/media"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/boot/tuf"
@@ -130,8 +131,11 @@ func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Conf
 	}
 	c := &flow.Candidate{Ref: src.Target, Provenance: []event.Record{found.Provenance}, Version: found.Version, Trust: tufTrust{state, client.SignedTime()}}
 	c.Ref += fmt.Sprintf(" version %d", found.Version)
-	if found.Kind == image.KindOCI {
+	switch found.Kind {
+	case image.KindOCI:
 		return m.pinned(ctx, src, found, c)
+	case image.KindBundle:
+		return m.bundled(ctx, src, found, c)
 	}
 	i, err := m.fromTarget(src, found)
 	if err != nil {
@@ -201,6 +205,21 @@ func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.I
 	if err != nil {
 		return nil, err
 	}
+	return m.adopt(ctx, at, place, c)
+}
+
+// bundled takes the image out of a target that is an OCI layout in a tar.
+func (m *Machine) bundled(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) (*flow.Candidate, error) {
+	layout, err := media.OpenTar(found.File, "")
+	if err != nil {
+		return nil, fmt.Errorf("target %q: %w", src.Target, err)
+	}
+	defer layout.Close()
+	return m.adopt(ctx, &config.Source{Ref: layout.Reference(), Platform: src.Platform}, layout, c)
+}
+
+// adopt completes c, which TUF vouches for, with the image of at in place.
+func (m *Machine) adopt(ctx context.Context, at *config.Source, place oci.Place, c *flow.Candidate) (*flow.Candidate, error) {
 	opened, err := m.openOCI(ctx, at, []oci.Place{place})
 	if err != nil {
 		return nil, err
