@@ -172,7 +172,7 @@ func TestBadServer(t *testing.T) {
 		t.Error(err)
 	}
 	var report wire.Report
-	if err := wire.Unmarshal(s.received[wire.PathReport], &report); err != nil || report.Reason != "no?such image" {
+	if err := wire.Unmarshal(s.received[wire.PathReport], &report); err != nil || report.Reason != "no; such image" {
 		t.Errorf("report %+v, %v", report, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/measure/tpm"
@@ -53,7 +54,7 @@ func (c *Client) Hello(ctx context.Context, ek string) (*wire.Hello, error) {
 // Report tells attestd about a failure. It is unsigned and best effort; the text is cut to one line.
 func (c *Client) Report(ctx context.Context, ek, stage string, cause error) error {
 	raw, err := wire.Marshal(&wire.Report{
-		Version: wire.Version, Site: c.Site, EK: ek, Stage: stage, Reason: wire.Clean(cause.Error()), Loader: c.Loader,
+		Version: wire.Version, Site: c.Site, EK: ek, Stage: stage, Reason: wire.Clean(strings.ReplaceAll(cause.Error(), "\n", "; ")), Loader: c.Loader,
 	})
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ type Denied struct {
 	Reasons  []wire.Reason
 }
 
+// Error has the reasons on lines of their own.
 func (d *Denied) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v: %s", ErrDenied, wire.Clean(string(d.Code)))
@@ -39,7 +40,7 @@ func (d *Denied) Error() string {
 		fmt.Fprintf(&b, " (decision %s)", d.Decision)
 	}
 	for _, r := range d.Reasons {
-		fmt.Fprintf(&b, "; %s", wire.Clean(r.String()))
+		fmt.Fprintf(&b, "\n%s", wire.Clean(r.String()))
 	}
 	return b.String()
 }

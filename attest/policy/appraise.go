@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"encoding/hex"
 	"fmt"
 	"slices"
 
@@ -107,19 +106,14 @@ func (s *Set) appraiseImage(a *Appraisal, v *verify.Verified, d Device) {
 		found = found[:n-1]
 	}
 	found = s.dropUnverified(a, v, found)
-	best, length := (*Image)(nil), -1
 	for _, image := range s.Images {
-		n := common(image.Records, found)
-		if n == len(image.Records) && n == len(found) {
+		if slices.EqualFunc(image.Records, found, sameRecord) {
 			a.Image = image
 			break
 		}
-		if n > length {
-			best, length = image, n
-		}
 	}
 	if a.Image == nil {
-		a.deny(imageReason(v, best, found, length))
+		a.deny(s.imageReason(v, found))
 		return
 	}
 	if len(d.Images) > 0 && !slices.Contains(d.Images, a.Image.Name) {
@@ -143,37 +137,6 @@ func (s *Set) dropUnverified(a *Appraisal, v *verify.Verified, found []event.Rec
 			Detail: "the disk is not verified when it is booted again; build it with dm-verity"})
 	}
 	return slices.Delete(slices.Clone(found), i, i+1)
-}
-
-// imageReason names the first record that differs from the closest image.
-func imageReason(v *verify.Verified, best *Image, found []event.Record, n int) wire.Reason {
-	r := wire.Reason{Code: wire.CodeImage, PCR: wire.At(v.ImagePCR)}
-	switch {
-	case best == nil:
-		r.Detail = "this site knows no image; add one with sealboot predict and sealboot policy"
-	case n == len(found):
-		r.Event, r.Expected, r.Found = verify.Describe(best.Records[n]), describe(best.Records[n]), "nothing"
-	case n == len(best.Records):
-		r.Event, r.Expected, r.Found = verify.Describe(found[n]), "nothing", describe(found[n])
-	default:
-		r.Event, r.Expected, r.Found = verify.Describe(found[n]), describe(best.Records[n]), describe(found[n])
-	}
-	if best != nil {
-		r.Detail = fmt.Sprintf("record %d of PCR %d; the closest image is %s", n, v.ImagePCR, best.Name)
-	}
-	return r
-}
-
-// describe is a record on one line.
-func describe(r event.Record) string {
-	s := verify.Describe(r)
-	if r.SHA256 != "" {
-		s += " sha256:" + r.SHA256
-	}
-	if r.Size != 0 {
-		s += fmt.Sprintf(" %d bytes", r.Size)
-	}
-	return s
 }
 
 // appraiseAuthority compares PCR 13 with the rules, and with what the loader's reference says.
@@ -208,7 +171,7 @@ func (s *Set) appraiseAuthority(a *Appraisal, v *verify.Verified) {
 
 // authorityReason says which rule the record came closest to: one of its type.
 func (s *Set) authorityReason(v *verify.Verified, r event.Record) wire.Reason {
-	reason := wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r), Found: describe(r)}
+	reason := wire.Reason{Code: wire.CodeAuthority, PCR: wire.At(v.AuthorityPCR), Event: verify.Describe(r), Found: content(r)}
 	for _, rule := range s.Rules.Authority {
 		if rule.Type == r.Type {
 			reason.Expected = rule.describe()
@@ -231,5 +194,3 @@ func (l *Loader) expects(r event.Record) (want, got string) {
 	}
 	return "", ""
 }
-
-func hexOf(b []byte) string { return hex.EncodeToString(b) }

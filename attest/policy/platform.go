@@ -21,23 +21,13 @@ const (
 // appraiseLoader finds the loader whose digests PCR 4 holds, and compares PCR 11 with its reference.
 func (s *Set) appraiseLoader(a *Appraisal, v *verify.Verified) {
 	found := eventsOf(v.Firmware, loaderPCR)
-	var reason *wire.Reason
 	for _, l := range s.Loaders {
-		if _, ok := placeOf(l.PCR4, found, v.PCRs.Bank); !ok {
-			continue
+		if _, ok := placeOf(l.PCR4, found, v.PCRs.Bank); ok && l.compareStub(v) == nil {
+			a.Loader = l
+			return
 		}
-		if r := l.compareStub(v); r != nil {
-			r.Detail = "loader " + l.Name
-			reason = r
-			continue
-		}
-		a.Loader = l
-		return
 	}
-	if reason == nil {
-		reason = s.loaderReason(found, v.PCRs.Bank)
-	}
-	a.deny(*reason)
+	a.deny(s.loaderReason(v, found))
 }
 
 // compareStub compares PCR 11, unless it was not quoted because an OS goes on extending it.
@@ -45,23 +35,7 @@ func (l *Loader) compareStub(v *verify.Verified) *wire.Reason {
 	if _, quoted := v.PCR(stubPCR); !quoted {
 		return nil
 	}
-	return compareSequence(stubPCR, wire.CodeLoader, v, references(l.PCR11), eventsOf(v.Firmware, stubPCR))
-}
-
-// loaderReason names the application that firmware started instead of a known loader.
-func (s *Set) loaderReason(found []fwlog.Event, bank tpm2.TPMAlgID) *wire.Reason {
-	r := &wire.Reason{Code: wire.CodeLoader, PCR: wire.At(loaderPCR), Found: "nothing",
-		Detail: "no known loader was started; add its reference with sealboot predict and sealboot policy"}
-	for _, e := range found {
-		if e.Type == fwlog.EventEFIBootServicesApp {
-			r.Event, r.Found = verify.DescribeFirmware(e), hexOf(e.Digests[bank])
-		}
-	}
-	if len(s.Loaders) > 0 {
-		newest := s.Loaders[len(s.Loaders)-1]
-		r.Expected = newest.PCR4[0][pcr.BankName(bank)]
-		r.Detail = "the loader was changed, or is not registered; the newest known is " + newest.Name
-	}
+	_, r := compareSequence(stubPCR, wire.CodeLoader, v, references(l.PCR11), eventsOf(v.Firmware, stubPCR))
 	return r
 }
 
@@ -91,19 +65,20 @@ func references(want []Digests) []ProfileEvent {
 
 // appraisePlatform compares PCR 0-7, as far as they were quoted, with the profiles.
 func (s *Set) appraisePlatform(a *Appraisal, v *verify.Verified, d Device) {
-	var first *wire.Reason
+	var closest *wire.Reason
+	most := -1
 	for _, p := range s.Profiles {
 		if len(d.Profiles) > 0 && !slices.Contains(d.Profiles, p.Name) {
 			continue
 		}
-		reason := p.compare(v, a.Loader)
+		n, reason := p.compare(v, a.Loader)
 		if reason == nil {
 			a.Profile = p
 			break
 		}
-		if first == nil {
-			reason.Detail = fmt.Sprintf("profile %s: %s", p.Name, reason.Detail)
-			first = reason
+		if n > most {
+			reason.Detail = fmt.Sprintf("%s (profile %s)", reason.Detail, p.Name)
+			closest, most = reason, n
 		}
 	}
 	switch {
@@ -112,15 +87,15 @@ func (s *Set) appraisePlatform(a *Appraisal, v *verify.Verified, d Device) {
 			a.deny(wire.Reason{Code: wire.CodeFirmware, Event: a.Profile.Name, Found: string(a.Profile.RootOfTrust),
 				Expected: fmt.Sprint(s.Rules.RootsOfTrust), Detail: "this site does not accept such a root of trust"})
 		}
-	case first != nil:
-		a.deny(*first)
+	case closest != nil:
+		a.deny(*closest)
 	default:
 		a.deny(wire.Reason{Code: wire.CodeFirmware, Detail: "no firmware profile for this device; record one with sealboot policy"})
 	}
 }
 
-// compare finds the first firmware event that the profile does not allow.
-func (p *Profile) compare(v *verify.Verified, l *Loader) *wire.Reason {
+// compare finds the first firmware event that the profile does not allow, and counts those that it does before it.
+func (p *Profile) compare(v *verify.Verified, l *Loader) (allowed int, _ *wire.Reason) {
 	for index := range 8 {
 		if _, quoted := v.PCR(index); !quoted {
 			continue
@@ -129,24 +104,25 @@ func (p *Profile) compare(v *verify.Verified, l *Loader) *wire.Reason {
 		i := slices.IndexFunc(p.Rules, func(r PCRRule) bool { return r.PCR == index })
 		if i < 0 {
 			if len(found) > 0 {
-				return &wire.Reason{Code: wire.CodeFirmware, PCR: wire.At(index), Event: verify.DescribeFirmware(found[0]),
-					Expected: "nothing", Found: hexOf(found[0].Digests[v.PCRs.Bank]), Detail: "the profile has no rule for this PCR"}
+				return allowed, &wire.Reason{Code: wire.CodeFirmware, PCR: wire.At(index), Event: verify.DescribeFirmware(found[0]),
+					Expected: "nothing", Found: digestIn(found[0], v.PCRs.Bank), Detail: "no rule for this PCR"}
 			}
 			continue
 		}
-		if r := p.Rules[i].compare(v, l, found); r != nil {
-			return r
+		n, r := p.Rules[i].compare(v, l, found)
+		if allowed += n; r != nil {
+			return allowed, r
 		}
 	}
-	return nil
+	return allowed, nil
 }
 
-func (r *PCRRule) compare(v *verify.Verified, l *Loader, found []fwlog.Event) *wire.Reason {
+func (r *PCRRule) compare(v *verify.Verified, l *Loader, found []fwlog.Event) (allowed int, _ *wire.Reason) {
 	if r.Match == MatchAny {
-		return nil
+		return len(found), nil
 	}
 	if r.PCR == loaderPCR && l == nil {
-		return nil // an unknown loader is a reason of its own
+		return 0, nil // an unknown loader is a reason of its own
 	}
 	if r.Match == MatchSequence {
 		return compareSequence(r.PCR, wire.CodeFirmware, v, r.expand(l), found)
@@ -168,26 +144,28 @@ func (r *PCRRule) expand(l *Loader) []ProfileEvent {
 }
 
 // compareSequence wants exactly these events in this order.
-func compareSequence(index int, code wire.Code, v *verify.Verified, want []ProfileEvent, found []fwlog.Event) *wire.Reason {
+func compareSequence(index int, code wire.Code, v *verify.Verified, want []ProfileEvent, found []fwlog.Event) (same int, _ *wire.Reason) {
 	for i := range max(len(want), len(found)) {
-		r := &wire.Reason{Code: code, PCR: wire.At(index), Expected: "nothing", Found: "nothing"}
+		r := &wire.Reason{Code: code, PCR: wire.At(index), Expected: "nothing", Found: "nothing", Detail: "differs"}
 		if i < len(want) {
 			r.Event, r.Expected = want[i].Event, want[i].describe(v.PCRs.Bank)
 		}
 		if i < len(found) {
-			r.Event, r.Found = verify.DescribeFirmware(found[i]), hexOf(found[i].Digests[v.PCRs.Bank])
+			r.Event, r.Found = verify.DescribeFirmware(found[i]), digestIn(found[i], v.PCRs.Bank)
 		}
 		if i < len(want) && i < len(found) && want[i].allows(v.PCRs.Bank, found[i]) {
 			continue
 		}
-		r.Detail = fmt.Sprintf("event %d of PCR %d differs", i, index)
-		return r
+		if r.Event == "" {
+			r.Event = fmt.Sprintf("event %d", i)
+		}
+		return i, r
 	}
-	return nil
+	return len(found), nil
 }
 
 // compareSet wants no other events than these, and the loader once.
-func (r *PCRRule) compareSet(v *verify.Verified, l *Loader, found []fwlog.Event) *wire.Reason {
+func (r *PCRRule) compareSet(v *verify.Verified, l *Loader, found []fwlog.Event) (allowed int, _ *wire.Reason) {
 	place, size := 0, 0
 	if r.PCR == loaderPCR {
 		place, _ = placeOf(l.PCR4, found, v.PCRs.Bank) // appraiseLoader has found it there
@@ -198,23 +176,26 @@ func (r *PCRRule) compareSet(v *verify.Verified, l *Loader, found []fwlog.Event)
 			continue
 		}
 		if !slices.ContainsFunc(r.Events, func(p ProfileEvent) bool { return p.allows(v.PCRs.Bank, e) }) {
-			return &wire.Reason{Code: wire.CodeFirmware, PCR: wire.At(r.PCR), Event: verify.DescribeFirmware(e),
-				Expected: "one of the profile's events", Found: hexOf(e.Digests[v.PCRs.Bank]), Detail: "firmware measured something else"}
+			return i, &wire.Reason{Code: wire.CodeFirmware, PCR: wire.At(r.PCR), Event: verify.DescribeFirmware(e),
+				Expected: "one of the profile's events", Found: digestIn(e, v.PCRs.Bank), Detail: "not allowed"}
 		}
 	}
-	return nil
+	return len(found), nil
 }
 
-// describe are the allowed digests in one bank.
+// describe names an allowed digest in one bank, and how many there are.
 func (p ProfileEvent) describe(bank tpm2.TPMAlgID) string {
-	var out []string
+	text, n := "", 0
 	for _, d := range p.Digests {
 		if s := d[pcr.BankName(bank)]; s != "" {
-			out = append(out, s)
+			text, n = pcr.BankName(bank)+":"+s, n+1
 		}
 	}
-	if len(out) == 0 {
+	switch n {
+	case 0:
 		return "no digest for bank " + pcr.BankName(bank)
+	case 1:
+		return text
 	}
-	return fmt.Sprint(out)
+	return fmt.Sprintf("%s or %d others", text, n-1)
 }

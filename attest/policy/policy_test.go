@@ -206,12 +206,13 @@ func TestAppraiseDenies(t *testing.T) {
 			v.Firmware = nil
 		}, wire.CodeUnmeasured, ""},
 		"other loader": {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 25, "evil UKI") }, wire.CodeLoader,
-			"#34 EV_EFI_BOOT_SERVICES_APPLICATION"},
-		"other section":  {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 31, "init=/bin/sh") }, wire.CodeLoader, "#31 EV_IPL"},
+			"#25 EV_EFI_BOOT_SERVICES_APPLICATION"},
+		"other section":  {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 31, "init=/bin/sh") }, wire.CodeLoader, "#31 EV_IPL .cmdline"},
 		"other firmware": {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 2, "evil") }, wire.CodeFirmware, "#2 EV_EFI_PLATFORM_FIRMWARE_BLOB"},
 		"secure boot off": {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 4, "off") }, wire.CodeFirmware,
-			"#4 EV_EFI_VARIABLE_DRIVER_CONFIG"},
-		"driver in PCR 4": {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 23, "evil") }, wire.CodeFirmware, "#23 EV_EFI_ACTION"},
+			"#4 EV_EFI_VARIABLE_DRIVER_CONFIG SecureBoot"},
+		"driver in PCR 4": {func(v *verify.Verified, _ *Set, _ *Device) { firmwareEvent(v, 23, "evil") }, wire.CodeFirmware,
+			"#23 EV_EFI_ACTION Returning from EFI Application from Boot Option"},
 		"loader twice": {func(v *verify.Verified, _ *Set, _ *Device) {
 			for _, e := range slices.Clone(v.Firmware) {
 				if e.PCR == 4 {

@@ -193,6 +193,8 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 	} else {
 		status.Stage, status.Reason = string(d.verdict.Reasons[0].Code), reasonText(d.verdict.Reasons)
 		event.Stage, event.Reason = status.Stage, status.Reason
+		// The text has digests cut; whoever investigates needs the whole of the first.
+		event.Detail["found"], event.Detail["expected"] = wire.Clean(d.verdict.Reasons[0].Found), wire.Clean(d.verdict.Reasons[0].Expected)
 	}
 	out.Status, out.Event = status, event
 	return out

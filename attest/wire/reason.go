@@ -56,7 +56,8 @@ const (
 	maxReasonText = 240
 )
 
-// String is the reason on one line, as a console or an audit log shows it.
+// String is the reason on one line, as a console or an audit log shows it, with digests cut to what tells them apart:
+// "image: PCR 12, artifact kernel: differs from reference demo: found sha256:05f6.. (9 bytes), expected sha256:b5bb.. (9 bytes)".
 func (r Reason) String() string {
 	var b strings.Builder
 	b.WriteString(string(r.Code))
@@ -66,14 +67,41 @@ func (r Reason) String() string {
 	if r.Event != "" {
 		fmt.Fprintf(&b, ", %s", r.Event)
 	}
-	if r.Expected != "" {
-		fmt.Fprintf(&b, ": expected %s", r.Expected)
-	}
-	if r.Found != "" {
-		fmt.Fprintf(&b, ", found %s", r.Found)
-	}
 	if r.Detail != "" {
 		fmt.Fprintf(&b, ": %s", r.Detail)
+	}
+	separator := ": "
+	if r.Found != "" {
+		b.WriteString(separator + "found " + shorten(r.Found))
+		separator = ", "
+	}
+	if r.Expected != "" {
+		b.WriteString(separator + "expected " + shorten(r.Expected))
+	}
+	return b.String()
+}
+
+// Digests are shown by their beginning.
+const (
+	minDigest   = 40 // hex digits: SHA-1
+	shownDigest = 12
+)
+
+// shorten cuts every digest in a text.
+func shorten(s string) string {
+	var b strings.Builder
+	for s != "" {
+		n := 0
+		for n < len(s) && strings.IndexByte("0123456789abcdef", s[n]) >= 0 {
+			n++
+		}
+		if n >= minDigest {
+			b.WriteString(s[:shownDigest] + "..")
+		} else {
+			n = max(n, 1)
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
 	}
 	return b.String()
 }
