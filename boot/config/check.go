@@ -133,6 +133,9 @@ func (s *Site) checkAttestd(p *problems) {
 		p.addf("releaseKey", "want another key than serverKey, found the same")
 	}
 	p.ca("attestd.ca", s.Attestd.CA)
+	if n := s.Attestd.Attempts; n < 0 || n > 1000 {
+		p.addf("attestd.attempts", "want 1 to 1000, or 0 for the default, found %d", n)
+	}
 	u := p.httpURL("attestd.url", s.Attestd.URL)
 	if u == nil {
 		return

@@ -77,6 +77,9 @@ type Site struct {
 type Attestd struct {
 	URL string `json:"url"`
 	CA  string `json:"ca,omitempty"` // PEM
+	// Attempts is how often it is asked for the release of a measured image
+	// before the machine is reset; 0 means 8.
+	Attempts int `json:"attempts,omitempty"`
 }
 
 // A Console is where a boot is shown, beside the kernel's console.

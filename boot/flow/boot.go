@@ -29,8 +29,8 @@ const (
 	tpmTimeout    = 3 * time.Minute
 	fetchTimeout  = 12 * time.Hour // for a server that drips
 
-	attestAttempts = 8
-	defaultRounds  = 5
+	defaultAttempts = 8
+	defaultRounds   = 5
 )
 
 // A Boot is the wiring of one boot. Host, Attester and Floor may be nil, the
@@ -53,8 +53,9 @@ type Boot struct {
 
 	PCRImage, PCRAuthority int // 0 means 12 and 13
 
-	Rounds int // over all sources before End; 0 means 5
-	End    End // empty means EndReboot
+	Rounds   int // over all sources before End; 0 means 5
+	Attempts int // at the release, before the reset; 0 means 8
+	End      End // empty means EndReboot
 
 	// Sleep waits between attempts; nil means the real thing.
 	Sleep func(ctx context.Context, d time.Duration) error
@@ -92,6 +93,9 @@ func (b *Boot) setDefaults() {
 	}
 	if b.Rounds == 0 {
 		b.Rounds = defaultRounds
+	}
+	if b.Attempts == 0 {
+		b.Attempts = defaultAttempts
 	}
 	if b.End == "" {
 		b.End = EndReboot

@@ -90,10 +90,10 @@ func (b *Boot) attest(ctx context.Context, firmware []byte) (Release, error) {
 			b.Reporter.Info("released")
 			return r, nil
 		}
-		if errors.Is(err, ErrDenied) || n == attestAttempts || ctx.Err() != nil {
+		if errors.Is(err, ErrDenied) || n == b.Attempts || ctx.Err() != nil {
 			return nil, err
 		}
-		b.Reporter.Warn(fmt.Errorf("attempt %d of %d: %w", n, attestAttempts, err))
+		b.Reporter.Warn(fmt.Errorf("attempt %d of %d: %w", n, b.Attempts, err))
 		if err := b.Sleep(ctx, backoff(n)); err != nil {
 			return nil, err
 		}

@@ -157,7 +157,11 @@ is checked as the loader will check it.`,
 func identify(c *config.Site, s *site.Site) error {
 	var err error
 	c.Name = s.Name
-	c.Attestd = &config.Attestd{URL: strings.TrimSuffix(s.URL, "/"), CA: string(s.CA.PEM())}
+	var attempts int
+	if c.Attestd != nil {
+		attempts = c.Attestd.Attempts
+	}
+	c.Attestd = &config.Attestd{Attempts: attempts, URL: strings.TrimSuffix(s.URL, "/"), CA: string(s.CA.PEM())}
 	if c.ServerKey, err = x509.MarshalPKIXPublicKey(s.ServerPublic()); err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func (m *Machine) Boot() (*flow.Boot, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.Attester, b.ReleaseKey = a, key
+		b.Attester, b.ReleaseKey, b.Attempts = a, key, site.Attestd.Attempts
 	}
 	for i := range site.Sources {
 		s, err := m.source(&site.Sources[i])
