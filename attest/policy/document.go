@@ -10,8 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
+
+	"github.com/sealboot/sealboot/attest/strict"
 )
 
 // Version is the version of the file formats.
@@ -92,7 +93,7 @@ func Parse(raw []byte) (Document, error) {
 	default:
 		return nil, fmt.Errorf("%w: kind is %q, want image, loader, profile or rules", ErrFormat, h.Kind)
 	}
-	if err := decodeStrict(raw, d); err != nil {
+	if err := strict.Decode(raw, d); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrFormat, h.Kind, err)
 	}
 	if err := d.check(); err != nil {
@@ -155,64 +156,11 @@ func Open(key *ecdsa.PublicKey, raw []byte) (Document, error) {
 		return nil, fmt.Errorf("%w: the key is not ECDSA P-256", ErrSignature)
 	}
 	var e envelope
-	if err := decodeStrict(raw, &e); err != nil {
+	if err := strict.Decode(raw, &e); err != nil {
 		return nil, fmt.Errorf("%w: envelope: %w", ErrFormat, err)
 	}
 	if !ecdsa.VerifyASN1(key, signedDigest(e.Document), e.Signature) {
 		return nil, ErrSignature
 	}
 	return Parse(e.Document)
-}
-
-// decodeStrict reads one JSON value and refuses unknown fields, repeated fields and anything behind the value. Fields
-// that differ in case only count as repeated, since the decoder takes one for the other.
-func decodeStrict(raw []byte, v any) error {
-	if err := noRepeats(json.NewDecoder(bytes.NewReader(raw)), 0); err != nil {
-		return err
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the document")
-	}
-	return nil
-}
-
-const maxDepth = 16
-
-// noRepeats walks one JSON value.
-func noRepeats(d *json.Decoder, depth int) error {
-	token, err := d.Token()
-	if err != nil {
-		return err
-	}
-	if depth > maxDepth {
-		return fmt.Errorf("nested deeper than %d", maxDepth)
-	}
-	delim, ok := token.(json.Delim)
-	if !ok {
-		return nil
-	}
-	seen := map[string]bool{}
-	for d.More() {
-		if delim == '{' {
-			key, err := d.Token()
-			if err != nil {
-				return err
-			}
-			name := strings.ToLower(key.(string)) // the decoder gives nothing else here
-			if seen[name] {
-				return fmt.Errorf("field %q is repeated", name)
-			}
-			seen[name] = true
-		}
-		if err := noRepeats(d, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = d.Token()
-	return err
 }

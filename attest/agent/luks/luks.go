@@ -1,8 +1,8 @@
 // Package luks decides whether a disk may be opened or formatted, before cryptsetup sees it.
 //
 // Whoever holds the machine can rewrite a LUKS2 header. A header that names the null cipher opens with
-// any passphrase, and the OS then mounts, and writes its secrets to, a volume of the attacker's. So the
-// header is copied into memory, checked there by [Check], and cryptsetup is given the copy; the disk's own
+// any passphrase, and one with a token opens with none; the OS then mounts, and writes its secrets to, a volume of
+// the attacker's. So the header is copied into memory, checked there by [Check], and cryptsetup is given the copy; the disk's own
 // header is not looked at again. A disk is formatted only when it is blank.
 package luks
 
@@ -17,6 +17,8 @@ import (
 	"hash"
 	"io"
 	"strconv"
+
+	"github.com/sealboot/sealboot/attest/strict"
 )
 
 var (
@@ -173,10 +175,14 @@ type (
 
 func metadata(text []byte, headers int64) (int64, error) {
 	var m meta
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&m); err != nil {
+	// Strictly, because cryptsetup's parser reads the same text: it knows no "Encryption" beside "encryption".
+	if err := strict.Decode(text, &m); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrHeader, err)
+	}
+	if len(m.Tokens) > 0 {
+		// cryptsetup tries tokens before the key that it is given. One for the TPM would open a volume of whoever
+		// made it, on any machine that has the plug-in.
+		return 0, fmt.Errorf("%w: it has %d tokens, want none: only the key of this volume may open it", ErrHeader, len(m.Tokens))
 	}
 	s, ok := m.Segments["0"]
 	if !ok || len(m.Segments) != 1 {

@@ -57,6 +57,15 @@ func TestCheck(t *testing.T) {
 		"negative offset":           {`"offset":"16777216"`, `"offset":"-16777216"`},
 		"unknown field":             {`"tokens":{`, `"x":1,"tokens":{`},
 		"cut JSON":                  {`"config"`, "\x00"},
+		"a token":                   {`"tokens":{`, `"tokens":{"0":{"type":"systemd-tpm2","keyslots":["0"]}`},
+		"repeated segments":         {`"segments":{`, `"segments":{},"segments":{`},
+		// cryptsetup reads the first, encoding/json takes the last for the same field.
+		"data cipher in two cases": {`"encryption":"aes-xts-plain64","sector_size"`,
+			`"encryption":"cipher_null-ecb","Encryption":"aes-xts-plain64","sector_size"`},
+		"key slot cipher in two cases": {slot, strings.Replace(slot, `"encryption":"`+Cipher+`"`,
+			`"encryption":"cipher_null-ecb","ENCRYPTION":"`+Cipher+`"`, 1)},
+		"segments in two cases": {`"segments":{`, `"segments":{"0":{"type":"linear","offset":"16777216","size":"dynamic"}},"Segments":{`},
+		"something behind":      {`"config":{`, `"config":{}}{"config":{`},
 	} {
 		bad := edit(head, e[0], e[1])
 		if bytes.Equal(bad, edit(head, "x", "x")) {

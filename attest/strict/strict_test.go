@@ -1,0 +1,32 @@
+package strict
+
+import "testing"
+
+func TestDecode(t *testing.T) {
+	type inner struct {
+		Size int `json:"size"`
+	}
+	type doc struct {
+		Type  string           `json:"type"`
+		Areas map[string]inner `json:"areas"`
+	}
+	for raw, want := range map[string]bool{
+		`{"type":"a","areas":{"0":{"size":1},"1":{"size":2}}}`: true,
+		` {"type":"a"} `:                          true,
+		`{"type":"a","type":"b"}`:                 false,
+		`{"type":"a","Type":"b"}`:                 false,
+		`{"t\u0079pe":"a","type":"b"}`:            false,
+		`{"areas":{"0":{"size":1,"ſize":2}}}`:     false,
+		`{"areas":{"0":{}},"areas":{}}`:           false,
+		`{"areas":{"0":{"size":1},"0":{}}}`:       false,
+		`{"type":"a","x":1}`:                      false,
+		`{"type":"a"}{}`:                          false,
+		`{"type":"a"`:                             false,
+		``:                                        false,
+		`{"x":[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]`: false,
+	} {
+		if err := Decode([]byte(raw), new(doc)); (err == nil) != want {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+}
