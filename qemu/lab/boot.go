@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 type Boot struct {
 	Events  []ConsoleEvent // of the loader, from its second channel
 	Console string         // everything that was printed
+	Exit    qemu.Exit      // how the machine ended
 	Took    time.Duration
 }
 
@@ -64,9 +66,9 @@ var demoLine = regexp.MustCompile(`sealboot-demo: ([^\r\n]*)`)
 // Machine is the lab's machine, ready to be switched on.
 func (l *Lab) Machine() qemu.Config {
 	c := qemu.Config{
-		Dir: l.path("vm"), Memory: l.o.Memory, TPM: l.tpmDir(), NoReboot: true,
-		Boot:  l.path("loader", board.ESPFile),
-		Disks: []qemu.Disk{{Path: l.emptyDisk("data.img"), Serial: dataSerial}},
+		Dir: l.unitPath("vm"), Memory: l.o.Memory, TPM: l.tpmDir(), NoReboot: true,
+		Boot:  filepath.Join(l.loader, board.ESPFile),
+		Disks: []qemu.Disk{{Path: l.emptyDisk(l.dataDisk()), Serial: dataSerial}},
 	}
 	if l.facts.media != "" {
 		c.Disks = append(c.Disks, qemu.Disk{Path: l.facts.media, ReadOnly: true})
@@ -91,7 +93,7 @@ func (l *Lab) Boot(ctx context.Context, c qemu.Config) (*Boot, error) {
 	exit, err := vm.Wait(ctx, 40*time.Second)
 	vm.Stop() // which closes the channel
 	reader.Wait()
-	b.Console, b.Took = vm.Output(), time.Since(began)
+	b.Console, b.Took, b.Exit = vm.Output(), time.Since(began), exit
 	if err != nil {
 		return &b, err
 	}
@@ -137,18 +139,18 @@ func RefusedAsItMust(err error, t Tamper) bool {
 func (l *Lab) bootOnce(ctx context.Context, n int) error {
 	b, err := l.Boot(ctx, l.Machine())
 	if err != nil {
-		return fmt.Errorf("%w; the console is in %s", err, l.path("vm", "console.log"))
+		return fmt.Errorf("%w; the console is in %s", err, l.unitPath("vm", "console.log"))
 	}
 	l.facts.boots = append(l.facts.boots, b)
 	if f := b.Failed(); f != nil && !b.OK() {
-		return &RefusedError{Stage: f.Stage, Reason: f.Text, Console: l.path("vm", "console.log")}
+		return &RefusedError{Stage: f.Stage, Reason: f.Text, Console: l.unitPath("vm", "console.log")}
 	}
 	if !b.OK() {
 		last := "it printed nothing"
 		if lines := b.Demo(); len(lines) > 0 {
 			last = lines[len(lines)-1]
 		}
-		return fmt.Errorf("%w: %s; the console is in %s", ErrLocked, last, l.path("vm", "console.log"))
+		return fmt.Errorf("%w: %s; the console is in %s", ErrLocked, last, l.unitPath("vm", "console.log"))
 	}
 	if want := fmt.Sprintf("boots so far: %d", n); !strings.Contains(strings.Join(b.Demo(), "\n"), want) {
 		return fmt.Errorf("%w: the volume does not show what earlier boots wrote, want %q", ErrLocked, want)

@@ -104,8 +104,10 @@ func Prepare(ctx context.Context, o Options) (_ *Lab, err error) {
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
-	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
-		return nil, err
+	for _, dir := range []*string{&o.Dir, &o.Source} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return nil, err
+		}
 	}
 	if err := clean(o.Dir); err != nil {
 		return nil, err

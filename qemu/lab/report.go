@@ -17,6 +17,7 @@ import (
 // facts are what a run learns about itself.
 type facts struct {
 	layout, image string // the operating system's OCI layout, and its digest
+	device        string // the machine's identity at attestd
 	media         string // disk image of local media, if any
 	boots         []*Boot
 }

@@ -92,27 +92,37 @@ func (l *Lab) tamperUKI(ctx context.Context) error {
 	if err := os.WriteFile(path, changed, 0o644); err != nil {
 		return err
 	}
+	l.loader = l.path("loader-tampered")
 	return l.buildLoaderTo(ctx, path, l.loader)
 }
 
 // tamperImage pushes a changed image behind the same tag.
 func (l *Lab) tamperImage(ctx context.Context) error {
-	index, err := layout.ImageIndexFromPath(l.facts.layout)
-	if err != nil {
-		return err
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return err
-	}
-	image, err := index.Image(manifest.Manifests[0].Digest)
+	image, err := l.image()
 	if err != nil {
 		return err
 	}
 	if image, err = l.o.Tamper.apply(image); err != nil {
 		return err
 	}
-	dir := l.path("tampered")
+	return l.pushImage(ctx, l.path("tampered"), image)
+}
+
+// image is the operating system's.
+func (l *Lab) image() (v1.Image, error) {
+	index, err := layout.ImageIndexFromPath(l.facts.layout)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	return index.Image(manifest.Manifests[0].Digest)
+}
+
+// pushImage keeps an image in dir and pushes it behind the tag that machines boot.
+func (l *Lab) pushImage(ctx context.Context, dir string, image v1.Image) error {
 	to, err := layout.Write(dir, empty.Index)
 	if err != nil {
 		return err
@@ -142,9 +152,9 @@ func (t Tamper) apply(image v1.Image) (v1.Image, error) {
 			return nil, err
 		}
 		kernel[len(kernel)-1] ^= 1
-		return appendFile(image, name, kernel)
+		return appendFiles(image, file{name, 0o644, kernel})
 	}
-	return appendFile(image, "etc/motd", []byte("changed\n"))
+	return appendFiles(image, file{"etc/motd", 0o644, []byte("changed\n")})
 }
 
 // findKernel reads the kernel out of an image's layers.
@@ -164,15 +174,25 @@ func findKernel(image v1.Image) (string, []byte, error) {
 	}
 }
 
-// appendFile adds a layer with one file.
-func appendFile(image v1.Image, name string, content []byte) (v1.Image, error) {
+// file is one to be put into an image.
+type file struct {
+	name    string // without a leading slash
+	mode    int64
+	content []byte
+}
+
+// appendFiles adds a layer.
+func appendFiles(image v1.Image, files ...file) (v1.Image, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1, 0)}); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(content); err != nil {
-		return nil, err
+	for _, f := range files {
+		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.content)), ModTime: time.Unix(1, 0)}
+		if err := w.WriteHeader(h); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.content); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
