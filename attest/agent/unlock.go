@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,9 @@ import (
 
 // ErrMayNotFormat says that a volume is not formatted and must not be.
 var ErrMayNotFormat = errors.New("volume may not be formatted")
+
+// ErrTaken says that something else has the name of a volume.
+var ErrTaken = errors.New("something else than an encrypted volume has this name; remove the disk that brings it")
 
 // Outcome is what Unlock did.
 type Outcome string
@@ -39,6 +41,7 @@ type Runner func(ctx context.Context, secret []byte, file *os.File, name string,
 type Volumes struct {
 	Run    Runner // nil means Exec
 	Mapper string // where opened volumes appear; "" means /dev/mapper
+	Sys    string // "" means /sys
 }
 
 // Unlock opens the named volume on a block device with the key derived from the seal key. It formats
@@ -50,21 +53,45 @@ func (v Volumes) Unlock(ctx context.Context, h *Handover, name, device string) (
 	if v.Mapper == "" {
 		v.Mapper = "/dev/mapper"
 	}
+	if v.Sys == "" {
+		v.Sys = "/sys"
+	}
 	key, err := h.volumeKey(name)
 	if err != nil {
 		return "", fmt.Errorf("unlock volume %s: %w", name, err)
 	}
 	defer clear(key)
-	if _, err := os.Stat(filepath.Join(v.Mapper, name)); err == nil {
-		return AlreadyOpen, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if open, err := v.isOpen(name); err != nil {
 		return "", fmt.Errorf("unlock volume %s: %w", name, err)
+	} else if open {
+		return AlreadyOpen, nil
 	}
 	done, err := v.unlock(ctx, h, key, name, device)
 	if err != nil {
 		return "", fmt.Errorf("unlock volume %s on %s: %w", name, device, err)
 	}
 	return done, nil
+}
+
+// isOpen tells whether cryptsetup has opened a volume by this name. Others make names in the same place: a logical
+// volume "b" of a volume group "a" on any disk that is plugged in appears as "a-b", and must not pass for ours.
+func (v Volumes) isOpen(name string) (bool, error) {
+	path := filepath.Join(v.Mapper, name)
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); errors.Is(err, unix.ENOENT) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look at %s: %w", path, err)
+	}
+	dev := fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	id, err := os.ReadFile(filepath.Join(v.Sys, "dev/block", dev, "dm/uuid"))
+	if err != nil {
+		return false, fmt.Errorf("find out what %s is: %w", path, err)
+	}
+	if text := strings.TrimSpace(string(id)); !strings.HasPrefix(text, "CRYPT-LUKS2-") || !strings.HasSuffix(text, "-"+name) {
+		return false, fmt.Errorf("%w: %s is %q", ErrTaken, path, text)
+	}
+	return true, nil
 }
 
 func (v Volumes) unlock(ctx context.Context, h *Handover, key []byte, name, device string) (Outcome, error) {

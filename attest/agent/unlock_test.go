@@ -171,11 +171,27 @@ func TestUnlockTwice(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(mapper, "data"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v := Volumes{Mapper: mapper, Run: func(context.Context, []byte, *os.File, string, ...string) error {
-		return errors.New("must not run")
-	}}
-	if got, err := v.Unlock(t.Context(), h, "data", "/nonexistent"); err != nil || got != AlreadyOpen {
-		t.Errorf("Unlock = %q, %v", got, err)
+	for id, want := range map[string]error{
+		"CRYPT-LUKS2-a15d96da9ea74207815e47cdcd5f72b3-data\n":  nil,
+		"CRYPT-LUKS2-a15d96da9ea74207815e47cdcd5f72b3-other\n": ErrTaken,
+		"CRYPT-PLAIN-data\n": ErrTaken,
+		"LVM-XJ2nLrDKyxUHGV1R6DPHYtkzvZGwBEFSQmK4XKe3oNYCVvG2cbBOPDhmqVeEFZTf\n": ErrTaken,
+		"": ErrTaken,
+	} {
+		v := Volumes{Mapper: mapper, Sys: t.TempDir(), Run: func(context.Context, []byte, *os.File, string, ...string) error {
+			return errors.New("must not run")
+		}}
+		dm := filepath.Join(v.Sys, "dev/block/0:0/dm") // of a regular file
+		if err := os.MkdirAll(dm, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dm, "uuid"), []byte(id), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := v.Unlock(t.Context(), h, "data", "/nonexistent")
+		if !errors.Is(err, want) || (got == AlreadyOpen) != (want == nil) {
+			t.Errorf("%q is open by the name: Unlock = %q, %v", id, got, err)
+		}
 	}
 }
 
