@@ -63,6 +63,70 @@ func firmware(command string) []string {
 	}
 }
 
+// attestCommand is what "attest" may be made of, which also builds as a u-root command.
+var attestCommand = []string{
+	module + "cmds/attest",
+	module + "measure",
+	module + "attest/agent",
+	module + "attest/ca",
+	module + "attest/device",
+	module + "attest/keys",
+	module + "attest/result",
+	module + "attest/seal",
+	module + "attest/strict",
+	module + "attest/wire",
+	"github.com/google/go-tpm",
+	"golang.org/x/sys/unix",
+}
+
+func TestAttest(t *testing.T) { Check(t, module+"cmds/attest", attestCommand) }
+
+// TestDirection pins which way dependencies point: commands use boot and
+// attest, these use measure, and boot and attest know nothing of each other.
+// What builds and runs loaders (initramfs, board, qemu) stands above boot.
+func TestDirection(t *testing.T) {
+	above := map[string][]string{
+		"measure":   {},
+		"boot":      {"measure"},
+		"attest":    {"measure"},
+		"initramfs": {"measure", "boot"},
+		"board":     {"measure", "boot", "initramfs"},
+		"qemu":      {"measure", "boot", "attest", "initramfs", "board"},
+	}
+	for top, below := range above {
+		imports, err := list("-f", `{{$from := .ImportPath}}{{range .Imports}}{{$from}}:{{.}}{{"\n"}}{{end}}`, module+top+"/...")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(imports) == 0 {
+			t.Errorf("there is nothing in %s", top)
+		}
+		for _, line := range imports {
+			from, to, _ := strings.Cut(line, ":")
+			inside, ours := strings.CutPrefix(to, module)
+			folder, _, _ := strings.Cut(inside, "/")
+			if ours && folder != top && !slices.Contains(below, folder) {
+				t.Errorf("%s imports %s: of this module, %s may import only %v", from, to, top, below)
+			}
+		}
+	}
+}
+
+// TestPureVerifier pins that judging does no I/O: bytes in, verdict out.
+func TestPureVerifier(t *testing.T) {
+	for _, pure := range []string{"attest/verify", "attest/policy", "measure/cel", "measure/event", "measure/pcr"} {
+		imports, err := list("-f", `{{join .Imports "\n"}}`, module+pure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []string{"os", "net", "net/http", "io/fs", "os/exec", module + "measure/tpm"} {
+			if slices.Contains(imports, bad) {
+				t.Errorf("%s imports %s, but it judges bytes and does no I/O", pure, bad)
+			}
+		}
+	}
+}
+
 func TestFirmware(t *testing.T) {
 	for _, command := range []string{"netboot", "ociboot", "tufboot"} {
 		t.Run(command, func(t *testing.T) {
@@ -76,7 +140,7 @@ func TestFirmware(t *testing.T) {
 func TestNoServerCode(t *testing.T) {
 	never := []string{"database/sql", "html/template", "expvar", "net/http/pprof", "testing",
 		"github.com/spf13/cobra", "github.com/jackc/pgx", "modernc.org/sqlite", module + "attest/server", module + "attest/store"}
-	for _, command := range []string{"netboot", "ociboot", "tufboot"} {
+	for _, command := range []string{"netboot", "ociboot", "tufboot", "attest"} {
 		deps, err := list("-deps", module+"cmds/"+command)
 		if err != nil {
 			t.Fatal(err)
