@@ -23,6 +23,11 @@ const (
 	RootVirtual  RootOfTrust = "virtual"  // a virtual machine: the host decides
 )
 
+// RootsOfTrust are the names of all classes, strongest first.
+func RootsOfTrust() []string {
+	return []string{string(RootHardware), string(RootLocked), string(RootWritable), string(RootVirtual)}
+}
+
 // Match says how the events of a PCR are compared.
 type Match string
 
@@ -62,7 +67,7 @@ func (p *Profile) check() error {
 	if err := p.Header.check(KindProfile); err != nil {
 		return err
 	}
-	if !slices.Contains([]RootOfTrust{RootHardware, RootLocked, RootWritable, RootVirtual}, p.RootOfTrust) {
+	if !slices.Contains(RootsOfTrust(), string(p.RootOfTrust)) {
 		return fmt.Errorf("rootOfTrust is %q, want hardware, locked, writable or virtual", p.RootOfTrust)
 	}
 	seen := map[int]bool{}

@@ -41,6 +41,9 @@ sources, tools and site config give the same bytes.`,
 			if err != nil {
 				return err
 			}
+			if err := requireSource(source); err != nil {
+				return err
+			}
 			siteJSON, err := os.ReadFile(site)
 			if err != nil {
 				return fmt.Errorf("site config (make one with \"sealboot site config\"): %w", err)
@@ -69,14 +72,16 @@ sources, tools and site config give the same bytes.`,
 	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
 	f.StringVarP(&out, "output", "o", "loader", "the directory for the result")
 	f.BoolVarP(&verbose, "verbose", "v", false, "show the output of the compilers")
-	_ = cmd.RegisterFlagCompletionFunc("board", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		var names []string
-		for _, b := range board.All() {
-			names = append(names, b.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	})
+	oneOf(cmd, "board", boardNames()...)
 	return cmd
+}
+
+func boardNames() []string {
+	var names []string
+	for _, b := range board.All() {
+		names = append(names, b.Name)
+	}
+	return names
 }
 
 func newBuildRecorderCmd() *cobra.Command {
@@ -94,6 +99,9 @@ make the model's firmware profile of that with "sealboot predict profile".`,
 			if err != nil {
 				return err
 			}
+			if err := requireSource(source); err != nil {
+				return err
+			}
 			l, err := b.Build(cmd.Context(), board.Options{Initramfs: initramfs.Recorder(source), Out: out})
 			if err != nil {
 				return err
@@ -105,6 +113,7 @@ make the model's firmware profile of that with "sealboot predict profile".`,
 	f.StringVar(&boardName, "board", board.QEMU().Name, "the machine to build for")
 	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
 	f.StringVarP(&out, "output", "o", "recorder", "the directory for the result")
+	oneOf(cmd, "board", boardNames()...)
 	return cmd
 }
 

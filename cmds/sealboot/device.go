@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -59,11 +60,16 @@ func newDeviceCmd() *cobra.Command {
 
 const listPage = 500
 
+var deviceStates = []string{string(store.Enrolled), string(store.Pending), string(store.Quarantined)}
+
 func newDeviceListCmd(dir *string) *cobra.Command {
 	var state string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the devices with their last attempt", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if state != "" && !slices.Contains(deviceStates, state) {
+				return fmt.Errorf("--state %s: want one of %s", state, strings.Join(deviceStates, ", "))
+			}
 			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
 				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "DEVICE\tLABEL\tSTATE\tTIER\tPROVEN\tIMAGE\tLAST ATTEMPT\tREASON")
@@ -86,7 +92,8 @@ func newDeviceListCmd(dir *string) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&state, "state", "", "only devices in this state: enrolled, pending, quarantined")
+	cmd.Flags().StringVar(&state, "state", "", "only devices in this state: "+strings.Join(deviceStates, ", "))
+	oneOf(cmd, "state", deviceStates...)
 	return cmd
 }
 

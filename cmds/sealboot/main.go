@@ -5,8 +5,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -15,9 +18,61 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := newRootCmd().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "sealboot:", err)
-		os.Exit(1)
+	os.Exit(run(ctx, newRootCmd(), os.Stderr))
+}
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// run executes the command line and returns the exit code. Who called a command
+// wrongly is shown how it is called.
+func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
+	var started bool
+	watch(root, &started)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "sealboot:", strings.TrimRight(err.Error(), "\n"))
+	if started {
+		return exitFailed
+	}
+	usage := cmd.UseLine()
+	if !cmd.Runnable() {
+		usage = cmd.CommandPath() + " COMMAND"
+	}
+	fmt.Fprintf(stderr, "usage: %s\nMore: %s --help\n", usage, cmd.CommandPath())
+	return exitUsage
+}
+
+// watch notes when one of the commands below cmd starts: its command line was right.
+func watch(cmd *cobra.Command, started *bool) {
+	if body := cmd.RunE; body != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			*started = true
+			return body(cmd, args)
+		}
+	}
+	for _, c := range cmd.Commands() {
+		watch(c, started)
+	}
+}
+
+// requireSource says where Sealboot's sources are needed and dir does not hold them.
+func requireSource(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err != nil {
+		return fmt.Errorf("%s is not a checkout of Sealboot: run this in one, or name it with --source DIR", dir)
+	}
+	return nil
+}
+
+// oneOf completes a flag to one of a few values.
+func oneOf(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // no such flag: a mistake in this program
 	}
 }
 

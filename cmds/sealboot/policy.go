@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -101,7 +102,7 @@ func newPolicyRetireCmd(dir *string) *cobra.Command {
 						return fmt.Errorf("%q: want KIND/NAME as sealboot policy list shows them", a)
 					}
 					if err := db.Retire(ctx, kind, name, policyEvent("retired", kind, name)); err != nil {
-						return err
+						return fmt.Errorf("%s: %w; sealboot policy list shows them", a, err)
 					}
 					fmt.Fprintf(cmd.OutOrStdout(), "retired %s %s\n", kind, name)
 				}
@@ -124,6 +125,9 @@ Images and loaders are pinned by their own references. Edit the file, then add i
 		RunE: func(*cobra.Command, []string) error {
 			var classes []policy.RootOfTrust
 			for _, r := range roots {
+				if !slices.Contains(policy.RootsOfTrust(), r) {
+					return fmt.Errorf("--root-of-trust %s: want one of %s", r, strings.Join(policy.RootsOfTrust(), ", "))
+				}
 				classes = append(classes, policy.RootOfTrust(r))
 			}
 			return writeDocument(out, policy.DefaultRules(name, classes...))
@@ -134,5 +138,6 @@ Images and loaders are pinned by their own references. Edit the file, then add i
 	f.StringArrayVar(&roots, "root-of-trust", nil, "class of platform to accept: hardware, locked, writable or virtual (repeat)")
 	f.StringVarP(&out, "output", "o", "", "file to write; empty means standard output")
 	require(cmd, "root-of-trust")
+	oneOf(cmd, "root-of-trust", policy.RootsOfTrust()...)
 	return cmd
 }

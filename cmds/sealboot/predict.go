@@ -159,9 +159,8 @@ Read the proposal before you add it: it is what you will trust.`,
 	f.StringVar(&name, "name", "", "the hardware model")
 	f.StringVar(&root, "root-of-trust", "", "hardware, locked, writable or virtual: who could replace the code that measures first")
 	f.StringVarP(&out, "output", "o", "", "file to write; empty means standard output")
-	for _, required := range []string{"log", "name", "root-of-trust"} {
-		_ = cmd.MarkFlagRequired(required)
-	}
+	require(cmd, "log", "name", "root-of-trust")
+	oneOf(cmd, "root-of-trust", policy.RootsOfTrust()...)
 	return cmd
 }
 

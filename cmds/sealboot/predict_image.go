@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -15,9 +16,9 @@ import (
 
 // imageFlags say which image to predict.
 type imageFlags struct {
-	site, name, out, platform string
-	version                   uint64
-	plainHTTP                 bool
+	site, name, out, platform, ca string
+	version                       uint64
+	plainHTTP                     bool
 }
 
 func newPredictImageCmd() *cobra.Command {
@@ -46,6 +47,7 @@ part of the command line is measured.`,
 	f.StringVar(&o.name, "name", "", "the document's name")
 	f.StringVar(&o.platform, "platform", "", "pick from an image index, as in linux/amd64; empty means this machine's")
 	f.Uint64Var(&o.version, "image-version", 0, "the image's version for the rollback floor, where the source does not say")
+	f.StringVar(&o.ca, "ca", "", "file with the CA certificates of REF's registry (PEM); empty means the system's")
 	f.BoolVar(&o.plainHTTP, "plain-http", false, "fetch REF without TLS")
 	f.StringVarP(&o.out, "output", "o", "", "file to write; empty means standard output")
 	require(cmd, "name")
@@ -62,7 +64,13 @@ func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image,
 		return nil, err
 	}
 	if len(args) == 1 {
-		site.Sources = []config.Source{{Type: config.SourceOCI, Ref: args[0], PlainHTTP: o.plainHTTP, Platform: o.platform}}
+		var ca []byte
+		if o.ca != "" {
+			if ca, err = os.ReadFile(o.ca); err != nil {
+				return nil, fmt.Errorf("--ca: %w", err)
+			}
+		}
+		site.Sources = []config.Source{{Type: config.SourceOCI, Ref: args[0], CA: string(ca), PlainHTTP: o.plainHTTP, Platform: o.platform}}
 	}
 	m, err := loader.New(loader.Options{
 		Site: site, SiteRaw: raw, NoNetwork: true,

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -160,7 +161,11 @@ func initChanges(trust, thresholds, lifetimes []string, generate string, signer 
 	for _, role := range []string{tuf.RoleRoot, tuf.RoleTimestamp, tuf.RoleSnapshot, tuf.RoleTargets} {
 		if len(files[role]) == 0 && generate != "" {
 			file := filepath.Join(generate, role+".pem")
-			if err := sign.Generate(file); err != nil {
+			err := sign.Generate(file)
+			if errors.Is(err, os.ErrExist) {
+				return nil, fmt.Errorf("%w; choose another folder, or trust that key with --trust %s=%s", err, role, file)
+			}
+			if err != nil {
 				return nil, err
 			}
 			files[role] = []string{file}

@@ -83,6 +83,8 @@ In the guest, 10.0.2.2 is this machine's loopback.`,
 	f.StringVar(&rtc, "rtc", "", "the time of the hardware clock at the start, RFC 3339")
 	f.StringVar(&accel, "accel", "auto", "kvm, tcg, or auto: kvm if a guest really runs on it")
 	f.DurationVar(&timeout, "timeout", 0, "pull the plug after this time; 0 means never")
+	cmd.MarkFlagsOneRequired("boot", "kernel")
+	oneOf(cmd, "accel", "auto", string(qemu.KVM), string(qemu.TCG))
 	return cmd
 }
 

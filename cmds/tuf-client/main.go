@@ -32,7 +32,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], date, os.Stderr); err != nil {
+	if err := run(ctx, os.Args[1:], date, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "tuf-client:", err)
 		os.Exit(1)
 	}
@@ -50,6 +50,10 @@ func run(ctx context.Context, args []string, clock func(context.Context) (time.T
 	o := options{clock: clock}
 	fs := flag.NewFlagSet("tuf-client", flag.ContinueOnError)
 	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "usage: tuf-client [flags] init TRUSTED_ROOT | refresh | download\n\nFlags:")
+		fs.PrintDefaults()
+	}
 	fs.StringVar(&o.metadataDir, "metadata-dir", "", "keep trusted metadata in this `folder`")
 	fs.StringVar(&o.metadataURL, "metadata-url", "", "the `URL` of the repository's metadata")
 	fs.StringVar(&o.targetDir, "target-dir", "", "put targets into this `folder`")

@@ -53,7 +53,7 @@ func (a Artifact) layers() (kind string, ls []layer, err error) {
 	case a.Kernel != "":
 		kind = osimage.ArtifactLinux
 	default:
-		return "", nil, errors.New("no image given: name a kernel, a UKI or a disk")
+		return "", nil, errors.New("no image given: name a kernel, a UKI, a disk or a container image (--kernel, --uki, --disk, --container)")
 	}
 	for _, l := range []layer{
 		{a.Kernel, osimage.MediaTypeKernel}, {a.Initrd, osimage.MediaTypeInitrd}, {a.DTB, osimage.MediaTypeDTB},

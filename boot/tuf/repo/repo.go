@@ -21,8 +21,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +63,9 @@ type Repo struct {
 // ends, and clears away what a killed process left. The folder may be empty.
 func Open(ctx context.Context, dir string) (*Repo, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o644)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no folder %s for a repository; \"sealboot tuf init %s\" makes one: %w", dir, dir, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the repository: %w", err)
 	}
@@ -154,7 +160,7 @@ func (r *Repo) Renew(ctx context.Context, now time.Time, keys []crypto.Signer, r
 		return status, err
 	}
 	if !status.Published {
-		return status, fmt.Errorf("%w: signatures are missing: %v", ErrChange, status.Missing)
+		return status, fmt.Errorf("%w: sign with a key of %s too", ErrChange, strings.Join(slices.Sorted(maps.Keys(status.Missing)), " and one of "))
 	}
 	return status, r.publish(e)
 }
