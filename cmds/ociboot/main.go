@@ -15,7 +15,6 @@
 package main
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -30,18 +29,7 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-func run(args []string) int {
-	m, f, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return loader.ExitOK
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "ociboot: %v\n", err)
-		return loader.ExitUsage
-	}
-	defer m.Close()
-	return m.Main(context.Background(), f.DryRun, f.JSON)
-}
+func run(args []string) int { return loader.Run("ociboot", args, parse) }
 
 func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	s := flag.NewFlagSet("ociboot", flag.ContinueOnError)

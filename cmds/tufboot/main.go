@@ -13,7 +13,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -25,18 +24,7 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-func run(args []string) int {
-	m, f, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return loader.ExitOK
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "tufboot: %v\n", err)
-		return loader.ExitUsage
-	}
-	defer m.Close()
-	return m.Main(context.Background(), f.DryRun, f.JSON)
-}
+func run(args []string) int { return loader.Run("tufboot", args, parse) }
 
 func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	s := flag.NewFlagSet("tufboot", flag.ContinueOnError)

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -86,9 +87,23 @@ func (p *Plan) Write(w io.Writer) error {
 	return t.Flush()
 }
 
-// Main is what ociboot and tufboot have in common: it runs the machine's only
-// source and returns the exit code.
-func (m *Machine) Main(ctx context.Context, dryRun, asJSON bool) int {
+// Run is what ociboot and tufboot have in common: it runs the machine that the
+// command line asks for and returns the exit code.
+func Run(name string, args []string, parse func(args []string) (*Machine, *Flags, error)) int {
+	m, f, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return ExitOK
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return ExitUsage
+	}
+	defer m.Close()
+	return m.main(context.Background(), f.DryRun, f.JSON)
+}
+
+// main runs the machine's only source.
+func (m *Machine) main(ctx context.Context, dryRun, asJSON bool) int {
 	if dryRun {
 		return m.dryMain(ctx, asJSON)
 	}
