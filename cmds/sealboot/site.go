@@ -58,9 +58,10 @@ site. Back it up as it is, kek.key apart from the rest.`,
 			fmt.Fprintf(cmd.OutOrStdout(), `Site %[1]s is in %[2]s.
 
 Next:
-  sealboot site config --dir %[2]s --oci REGISTRY/IMAGE:TAG > site.json   what its loaders are built with
-  sealboot policy add --dir %[2]s FILE...                                 what is known to be good
-  sealboot enrol --dir %[2]s --evidence FILE                              a device
+  sealboot site config --dir %[2]s --oci REGISTRY/IMAGE:TAG --registry-ca FILE > site.json
+                                                        what its loaders are built with
+  sealboot policy add --dir %[2]s FILE...               what is known to be good
+  sealboot enrol --dir %[2]s --evidence FILE            a device
   attestd serve --dir %[2]s
 `, set.Name, dir)
 			return nil
@@ -92,7 +93,7 @@ func newSiteConfigCmd() *cobra.Command {
 	var dir, from string
 	var oci []string
 	var plainHTTP, media, lab bool
-	var cmdline string
+	var cmdline, registryCA string
 	cmd := &cobra.Command{
 		Use:   "config --dir DIR [--from FILE] [--oci REF]...",
 		Short: "Print the site config that loaders are built with",
@@ -100,7 +101,7 @@ func newSiteConfigCmd() *cobra.Command {
 
 Sources come from flags, or from a site config given with --from, whose other fields are kept too. The result
 is checked as the loader will check it.`,
-		Example: `  sealboot site config --dir /var/lib/attestd --oci registry.example/edge/os:stable > site.json`,
+		Example: `  sealboot site config --dir /var/lib/attestd --oci registry.example/edge/os:stable --registry-ca ca.pem > site.json`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := site.Load(dir, time.Now)
@@ -120,8 +121,17 @@ is checked as the loader will check it.`,
 					return fmt.Errorf("%s: %w", from, err)
 				}
 			}
+			var ca []byte
+			if registryCA != "" {
+				if ca, err = os.ReadFile(registryCA); err != nil {
+					return fmt.Errorf("--registry-ca: %w", err)
+				}
+			}
 			for _, ref := range oci {
-				c.Sources = append(c.Sources, config.Source{Type: config.SourceOCI, Ref: ref, PlainHTTP: plainHTTP})
+				c.Sources = append(c.Sources, config.Source{Type: config.SourceOCI, Ref: ref, CA: string(ca), PlainHTTP: plainHTTP})
+			}
+			if len(c.Sources) == 0 {
+				return errors.New("nothing to boot from: give --oci REF, --media, or --from FILE with sources")
 			}
 			if media {
 				c.Sources = append(c.Sources, config.Source{Type: config.SourceMedia})
@@ -145,11 +155,13 @@ is checked as the loader will check it.`,
 	f.StringVar(&dir, "dir", "", "the site's directory")
 	f.StringVar(&from, "from", "", "site config to complete")
 	f.StringArrayVar(&oci, "oci", nil, "boot this image, REGISTRY/REPOSITORY:TAG or @DIGEST (repeat for more, in order)")
+	f.StringVar(&registryCA, "registry-ca", "", "PEM file with the CA certificates of the --oci registries; a loader knows no public ones")
 	f.BoolVar(&plainHTTP, "plain-http", false, "fetch the --oci images without TLS")
 	f.BoolVar(&media, "media", false, "boot from a volume labelled SB-MEDIA when the others fail")
 	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system")
 	f.BoolVar(&lab, "lab", false, "permit what is for the lab only")
 	require(cmd, "dir")
+	cmd.MarkFlagsMutuallyExclusive("registry-ca", "plain-http")
 	return cmd
 }
 
