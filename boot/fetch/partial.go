@@ -16,8 +16,9 @@ import (
 const fromCache = -1
 
 // bufSize is how much is received, written and hashed at a time, in bytes. One
-// write of that size, aligned, lets tmpfs use large pages.
-const bufSize = 1 << 20
+// aligned write of that size fills a large page of tmpfs, which the kernel then
+// need not clear first.
+const bufSize = 2 << 20
 
 // queued is how many chunks the hash may lag before it reads the file instead.
 const queued = 2
