@@ -10,6 +10,7 @@ package console
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -44,14 +45,15 @@ type Options struct {
 type Console struct {
 	o Options
 
-	mu      sync.Mutex
-	stage   flow.Stage
-	began   time.Duration // of the stage
-	column  int           // of the cursor on a line that may go on
-	barOpen bool          // the cursor is at the end of a bar
-	drawn   time.Duration // last progress on Out
-	shown   bool          // some progress of this stage was shown
-	emitted time.Duration // last progress on JSON
+	mu       sync.Mutex
+	stage    flow.Stage
+	began    time.Duration // of the stage
+	column   int           // of the cursor on a line that may go on
+	barOpen  bool          // the cursor is at the end of a bar
+	drawn    time.Duration // last progress on Out
+	shown    bool          // some progress of this stage was shown
+	complete bool          // and the last of it was the end
+	emitted  time.Duration // last progress on JSON
 }
 
 var _ flow.Reporter = (*Console)(nil)
@@ -78,19 +80,22 @@ func (c *Console) Stage(s flow.Stage) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.endStage()
-	c.stage, c.began, c.shown = s, c.o.Now(), false
+	c.stage, c.began, c.shown, c.complete = s, c.o.Now(), false, false
 	c.write(fmt.Sprintf("%-*s", margin, " "+string(s)))
 	c.column = margin
 	c.emit(message{Event: "stage"})
 }
 
-// Info shows what the stage found.
+// Info shows what the stage found: digests to people by their beginning, to
+// programs whole.
 func (c *Console) Info(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.paragraph("", text)
+	c.paragraph("", digest.ReplaceAllString(text, "$1..."))
 	c.emit(message{Event: "info", Text: text})
 }
+
+var digest = regexp.MustCompile(`\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b`)
 
 // Warn shows what the stage survived.
 func (c *Console) Warn(err error) {

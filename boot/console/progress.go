@@ -24,10 +24,10 @@ func (c *Console) Progress(done, total int64, rate float64, left time.Duration) 
 	if c.o.Lines {
 		every = lineEvery
 	}
-	if !complete && c.shown && now-c.drawn < every {
+	if c.complete && complete || !complete && c.shown && now-c.drawn < every {
 		return
 	}
-	c.drawn, c.shown = now, true
+	c.drawn, c.shown, c.complete = now, true, complete
 	line := strings.Repeat(" ", margin) + bar(done, total, rate, left)
 	if c.o.Lines {
 		c.newLine()

@@ -61,9 +61,11 @@ func work() flow.Outcome {
 		return bad(err)
 	}
 	outcome, err := b.Run(context.Background())
-	if err != nil {
-		con.End(outcome.String())
+	end := outcome.String()
+	if err == nil && outcome == flow.Kexec {
+		end = "starting the operating system"
 	}
+	con.End(end)
 	return outcome
 }
 
