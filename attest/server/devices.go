@@ -94,8 +94,14 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != wire.ContentType {
 		return nil, refuse(http.StatusUnsupportedMediaType, wire.CodeMalformed, "", fmt.Errorf("content type %q", wire.Clean(r.Header.Get("Content-Type"))))
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	in := s.bodies.reader(http.MaxBytesReader(w, r.Body, limit))
+	defer in.release()
+	body, err := io.ReadAll(in)
 	var tooLarge *http.MaxBytesError
+	if errors.Is(err, errBusy) {
+		s.metrics.busy.Add(1)
+		return nil, refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "", err)
+	}
 	if errors.As(err, &tooLarge) {
 		return nil, refuse(http.StatusRequestEntityTooLarge, wire.CodeMalformed, "", err)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/verify"
 )
 
 // Config is what a server needs. Only Site and Store are required.
@@ -48,10 +49,12 @@ type Config struct {
 // Server serves one site.
 type Server struct {
 	Config
+	verifier   *verify.Site
 	appraisers appraisers
 	limiter    *limiter
 	work       chan struct{} // one token for each appraisal that may run at a time
 	metrics    metrics
+	bodies     budget
 	strangers  strangers
 	tls        certificate
 
@@ -82,6 +85,9 @@ func New(c Config) (*Server, error) {
 		work:        make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
 		afterDecide: func() {},
 		appraisers:  appraisers{parse: parseDocuments},
+		verifier: &verify.Site{
+			Name: c.Site.Name, CookieKey: c.Site.CookieKey, ReleaseKey: c.Site.ReleasePublic(), EKRoots: c.Site.EKRoots,
+		},
 	}
 	s.metrics.start = c.Now()
 	return s, nil
