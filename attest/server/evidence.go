@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/sealboot/sealboot/attest/result"
@@ -87,12 +88,12 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 	d := &decision{id: hex.EncodeToString(id)}
 	start := time.Now()
 	var failed error
-	d.verdict = s.verifier().Judge(s.Now(), m3, func(v *verify.Verified) []wire.Reason {
+	d.verdict = s.verifier.Judge(s.Now(), m3, func(v *verify.Verified) []wire.Reason {
 		if failed = s.know(ctx, d, v.Device.ID()); failed != nil {
 			return []wire.Reason{{Code: wire.CodeDevice}}
 		}
 		d.found = appraise(v, s.rulesFor(d.device, d.seen))
-		return d.found.reasons
+		return slices.Concat(d.found.reasons, floorGone(d.found, d.seen))
 	})
 	if failed != nil {
 		return nil, failed

@@ -21,6 +21,8 @@ const (
 	versionHealthy = "healthy" // image version that its OS reported healthy
 	versionImage   = "image"   // image version that it booted
 	floorPrefix    = "floor/"  // fields of its rollback floor
+	// versionFloor is 1 when the TPM held the floor, 0 when the device booted without.
+	versionFloor = floorPrefix + "present"
 )
 
 // finding is what the appraisal policy says of verified evidence. No reasons means that it agrees.
@@ -97,6 +99,10 @@ func floorVersions(v *verify.Verified) map[string]int64 {
 		if e.PCR != v.AuthorityPCR || e.Record.Type != event.TypeFloor {
 			continue
 		}
+		out[versionFloor] = 1
+		if e.Record.Name == event.FloorAbsent || e.Record.Name == event.FloorDisk {
+			out[versionFloor] = 0
+		}
 		for key, text := range e.Record.Detail {
 			if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= 0 {
 				out[floorPrefix+key] = n
@@ -114,6 +120,15 @@ func (s *Server) rulesFor(d store.Device, seen map[string]int64) policy.Device {
 		// Who enrolled a device by certificate or hash has vouched for its key; a join token vouches for nothing.
 		RequireEndorsement: s.Site.Endorsement == site.EndorsedByCertificate && d.Tier == "token",
 	}
+}
+
+// floorGone denies a device that had a rollback floor in its TPM and now shows none: somebody with its
+// owner's rights took it away, and who would profit from that is whoever boots something old.
+func floorGone(f finding, seen map[string]int64) []wire.Reason {
+	if present, told := f.versions[versionFloor]; !told || present != 0 || seen[versionFloor] == 0 {
+		return nil
+	}
+	return []wire.Reason{{Code: wire.CodeRollback, Detail: "the rollback floor that this device had is gone; order it to be written anew"}}
 }
 
 // wentBack says in what a device shows older versions than before. That is not a reason to deny, since a

@@ -37,13 +37,21 @@ func (m *machine) measureAll(t *testing.T, d event.Descriptor, floor string) dev
 	for _, r := range []event.Record{
 		{Type: event.TypeSiteConfig, SHA256: sum, Size: 1}, {Type: event.TypeProvenance, Name: "oci", SHA256: sum, Size: 1},
 		{Type: event.TypeReleaseKey, SHA256: sum, Size: 1}, {Type: event.TypeClock, Name: "attestd"},
-		{Type: event.TypeFloor, Detail: map[string]string{"image": floor}},
+		floorRecord(floor),
 	} {
 		if err := m.recorder.Extend(t.Context(), event.PCRAuthority, r); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return device.Logs{Events: m.recorder.Log()}
+}
+
+// floorRecord is of a floor in the TPM with this image version; empty means of none.
+func floorRecord(version string) event.Record {
+	if version == "" {
+		return event.Record{Type: event.TypeFloor, Name: event.FloorAbsent}
+	}
+	return event.Record{Type: event.TypeFloor, Name: event.FloorNV, Detail: map[string]string{"image": version}}
 }
 
 func (l *lab) addDocument(d policy.Document) {
@@ -105,6 +113,14 @@ func TestPolicyDocuments(t *testing.T) {
 	}
 	if seen, err = l.store.Versions(ctx, id); err != nil || seen["floor/image"] != 5 {
 		t.Errorf("the highest floor was lowered to %d", seen["floor/image"])
+	}
+	if page := l.get("/"); !strings.Contains(page, "went back: floor/image 4, had shown 5 before") {
+		t.Errorf("the status page does not say so:\n%s", page)
+	}
+	// One who took it away gets nothing.
+	m.tpm.Reset(t)
+	if _, err := m.Boot(ctx, m.measureAll(t, bootImage, "")); !denied(err, wire.CodeRollback) {
+		t.Errorf("boot without the floor: %v; want a denial", err)
 	}
 	if err := l.store.Retire(ctx, "image", "os-7", store.Event{Kind: "policy"}); err != nil {
 		t.Fatal(err)

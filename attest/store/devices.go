@@ -37,7 +37,8 @@ type Device struct {
 	// beside the endorsement key. A renewal, which proves no such thing, must show the same.
 	AKName    string `json:"akName,omitempty"`
 	AgentName string `json:"agentName,omitempty"`
-	// RepairFloor is an operator's order to write the rollback floor anew; nil when there is none.
+	// RepairFloor is an order to write a rollback floor that is missing or destroyed, with this image
+	// version, until the device's next acknowledged boot; nil when there is none.
 	RepairFloor *int64       `json:"repairFloor,omitempty"`
 	Policy      DevicePolicy `json:"policy"`
 	Confirmed   Status       `json:"confirmed"` // last boot the device proved (M5)
@@ -64,7 +65,7 @@ type Status struct {
 }
 
 // Enrol adds a device with all its endorsement keys, which must be unknown so far ([ErrExists]).
-// ID and EKs are set by the caller, EnrolledAt and MayFormat by Enrol.
+// ID, EKs and RepairFloor are set by the caller, EnrolledAt and MayFormat by Enrol.
 func (s *Store) Enrol(ctx context.Context, d Device, e Event) error {
 	return s.update(ctx, func(tx *sql.Tx) error { return s.enrol(ctx, tx, d, e) })
 }
@@ -73,10 +74,14 @@ func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error 
 	if !slices.Contains(d.EKs, d.ID) {
 		return fmt.Errorf("enrol %s: its own key is not among its endorsement keys", d.ID)
 	}
+	floor := int64(-1)
+	if d.RepairFloor != nil {
+		floor = *d.RepairFloor
+	}
 	r, err := tx.ExecContext(ctx, `INSERT INTO devices (id, label, state, tier, enrolled_at, may_format,
 		ak_name, agent_name, repair_floor, policy, confirmed, attempt)
-		VALUES ($1, $2, $3, $4, $5, 1, '', '', -1, '{}', '{}', '{}') ON CONFLICT DO NOTHING`,
-		d.ID, d.Label, string(d.State), d.Tier, millis(s.now()))
+		VALUES ($1, $2, $3, $4, $5, 1, '', '', $6, '{}', '{}', '{}') ON CONFLICT DO NOTHING`,
+		d.ID, d.Label, string(d.State), d.Tier, millis(s.now()), floor)
 	if err := changed(r, err, ErrExists); err != nil {
 		return fmt.Errorf("enrol %s: %w", d.ID, err)
 	}

@@ -223,6 +223,10 @@ func (c *Clock) Check() error {
 	return nil
 }
 
+// Built returns the build time that the clock started from, or what stands in
+// for it.
+func (c *Clock) Built() time.Time { return c.most.Add(-Horizon) }
+
 // Policy returns the site's policy.
 func (c *Clock) Policy() Policy { return c.policy }
 

@@ -65,6 +65,7 @@ func (s *Site) check() error {
 	}
 	s.checkPCRs(&p)
 	p.oneOf("clock", s.Clock, "require", "prefer", "off")
+	p.oneOf("floor", s.Floor, FloorRequire, FloorOptional)
 	if s.Clock == "off" && !s.Lab {
 		p.addf("clock", `"off" is for the lab: want "lab": true beside it`)
 	}
@@ -150,9 +151,9 @@ func (s *Site) checkAttestd(p *problems) {
 
 func (s *Site) checkSource(p *problems, at string, src *Source) {
 	allowed := map[string][]string{
-		SourceOCI:   {"ref", "mirrors", "ca", "plainHTTP", "auth", "keys", "threshold", "platform"},
+		SourceOCI:   {"ref", "mirrors", "ca", "plainHTTP", "auth", "keys", "threshold", "platform", "disk"},
 		SourceTUF:   {"root", "metadataURL", "targetsURL", "target", "mirrors", "ca", "auth", "platform", "plainHTTP"},
-		SourceMedia: {"ref", "keys", "threshold", "platform", "root", "target"},
+		SourceMedia: {"ref", "keys", "threshold", "platform", "disk", "root", "target"},
 	}
 	fields, ok := allowed[src.Type]
 	if !ok {
@@ -170,6 +171,9 @@ func (s *Site) checkSource(p *problems, at string, src *Source) {
 	if src.Platform != "" && !platform.MatchString(src.Platform) {
 		p.addf(at+".platform", "want os/architecture such as linux/amd64, found %q", shorten(src.Platform))
 	}
+	if src.Disk != "" && !disk.MatchString(src.Disk) {
+		p.addf(at+".disk", "want a device such as /dev/vda, PARTLABEL=name or SERIAL=number, found %q", shorten(src.Disk))
+	}
 	switch src.Type {
 	case SourceOCI:
 		s.checkOCI(p, at, src)
@@ -182,6 +186,7 @@ func (s *Site) checkSource(p *problems, at string, src *Source) {
 
 var (
 	device     = regexp.MustCompile(`^/dev/[A-Za-z0-9]+$`)
+	disk       = regexp.MustCompile(`^(/dev/[A-Za-z0-9]+|(PARTLABEL|SERIAL)=[A-Za-z0-9][A-Za-z0-9._ -]{0,71})$`)
 	platform   = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
 	ref        = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 	mirror     = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*$`)
@@ -203,6 +208,7 @@ func (src *Source) set() []string {
 		{"keys", len(src.Keys) > 0},
 		{"threshold", src.Threshold != 0},
 		{"platform", src.Platform != ""},
+		{"disk", src.Disk != ""},
 		{"root", len(src.Root) > 0},
 		{"metadataURL", src.MetadataURL != ""},
 		{"targetsURL", src.TargetsURL != ""},

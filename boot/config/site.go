@@ -55,6 +55,10 @@ type Site struct {
 	// Clock says how much a boot needs to know the time: prefer (the
 	// default), require, or off (lab only).
 	Clock string `json:"clock,omitempty"`
+	// Floor says what happens on a machine whose TPM holds no rollback floor:
+	// require (the default with an attestd) boots nothing, optional (the
+	// default without) boots images that have no version.
+	Floor string `json:"floor,omitempty"`
 	// BuildTime is when the loader was built, RFC 3339 in UTC: the clock is
 	// never before it.
 	BuildTime string `json:"buildTime,omitempty"`
@@ -97,6 +101,12 @@ type PCRs struct {
 	Authority int `json:"authority,omitempty"` // why it may run; 0 means 13
 }
 
+// What a machine without a rollback floor does.
+const (
+	FloorRequire  = "require"
+	FloorOptional = "optional"
+)
+
 // The types of sources.
 const (
 	SourceOCI   = "oci"   // an image in a registry
@@ -131,6 +141,10 @@ type Source struct {
 	// Platform picks from an image index, as in "linux/amd64"; empty means
 	// the machine's own.
 	Platform string `json:"platform,omitempty"`
+	// Disk is where a disk image of this source is written to: a device such
+	// as /dev/vda, or PARTLABEL=name or SERIAL=number, as the kernel sees them.
+	// What it held is lost. Without it, disk images are refused.
+	Disk string `json:"disk,omitempty"`
 
 	// Root is the trusted root.json of a TUF repository.
 	Root []byte `json:"root,omitempty"`
@@ -190,6 +204,12 @@ func (s *Site) setDefaults() {
 	}
 	if s.Clock == "" {
 		s.Clock = "prefer"
+	}
+	if s.Floor == "" {
+		s.Floor = FloorOptional
+		if s.Attestd != nil {
+			s.Floor = FloorRequire
+		}
 	}
 	if s.Rounds == 0 {
 		s.Rounds = 5

@@ -19,6 +19,8 @@ import (
 	"github.com/sealboot/sealboot/attest/server/enrol"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/floor"
 	"github.com/sealboot/sealboot/measure/tpm"
 )
 
@@ -26,7 +28,8 @@ import (
 type enrolFlags struct {
 	dir, label, evidence, tpm, batch string
 	hashes, certs, publics           []string
-	byHash                           bool
+	byHash, noFloor                  bool
+	imagePCR                         int
 }
 
 func newEnrolCmd() *cobra.Command {
@@ -38,6 +41,9 @@ func newEnrolCmd() *cobra.Command {
 
 A certificate is checked against the site's TPM makers. Without a trusted one a device is enrolled only with
 --hash-suffices, or at a site that was made with --ek-hash-only: then you vouch for it.
+
+Its rollback floor is written into the TPM with --tpm, on a machine that has booted nothing since its reset;
+without it the device writes the floor in its first boot, on attestd's signed order.
 
 Works on the site's directory, also while attestd runs.`,
 		Example: `  attest evidence > box.json                                     on the device
@@ -61,24 +67,30 @@ Works on the site's directory, also while attestd runs.`,
 	f.StringArrayVar(&o.publics, "public", nil, "endorsement key's public area, TPM2B_PUBLIC or TPMT_PUBLIC")
 	f.StringArrayVar(&o.hashes, "hash", nil, "SHA-256 of the endorsement key's TPMT_PUBLIC, in hex")
 	f.BoolVar(&o.byHash, "hash-suffices", false, "enrol without a trusted certificate")
+	f.BoolVar(&o.noFloor, "no-floor", false, "give it no rollback floor: only loaders whose site config says so boot it")
+	f.IntVar(&o.imagePCR, "image-pcr", event.PCRImage, "pcrs.image of the site config: the floor can be written while it is zero")
 	require(cmd, "dir")
 	cmd.MarkFlagsMutuallyExclusive("evidence", "tpm", "batch")
+	cmd.MarkFlagsOneRequired("evidence", "tpm", "batch", "cert", "public", "hash")
 	return cmd
 }
 
 func (o *enrolFlags) run(ctx context.Context, out io.Writer, s *site.Site, db *store.Store) error {
 	src := enrol.Source{Hashes: o.hashes, Label: o.label, Roots: s.EKRoots, HashSuffices: o.byHash || s.Endorsement == site.EndorsedByHash}
+	if !o.noFloor && o.tpm == "" {
+		src.Floor = new(int64)
+	}
 	if o.batch != "" {
 		return enrolBatch(ctx, out, db, o.batch, src)
 	}
-	if err := o.read(ctx, &src); err != nil {
+	if err := o.read(ctx, out, &src); err != nil {
 		return err
 	}
 	return enrolOne(ctx, out, db, src)
 }
 
 // read collects the facts from files or from a TPM.
-func (o *enrolFlags) read(ctx context.Context, src *enrol.Source) error {
+func (o *enrolFlags) read(ctx context.Context, out io.Writer, src *enrol.Source) error {
 	for _, list := range []struct {
 		files []string
 		to    *[][]byte
@@ -111,6 +123,11 @@ func (o *enrolFlags) read(ctx context.Context, src *enrol.Source) error {
 		if e, err = agent.Gather(ctx, t, agent.Dir); err != nil {
 			return err
 		}
+		if !o.noFloor {
+			if err := provisionFloor(ctx, out, floor.Store{TPM: t, PCR: o.imagePCR}); err != nil {
+				return err
+			}
+		}
 	default:
 		return nil
 	}
@@ -119,6 +136,29 @@ func (o *enrolFlags) read(ctx context.Context, src *enrol.Source) error {
 		src.Certificates = append(src.Certificates, c)
 	}
 	return nil
+}
+
+// provisionFloor gives a TPM its rollback floor. One that is there and whole is kept.
+func provisionFloor(ctx context.Context, out io.Writer, s floor.Store) error {
+	r := floor.Record{Time: time.Now()}
+	did := "written"
+	_, err := s.Read(ctx)
+	switch {
+	case err == nil:
+		did = "kept as it is"
+	case errors.Is(err, floor.ErrMissing):
+		err = s.Provision(ctx, r)
+	case floor.Destroyed(err):
+		did, err = "written anew", s.Repair(ctx, r)
+	}
+	if errors.Is(err, floor.ErrClosed) {
+		return fmt.Errorf("%w\nReset the machine and enrol it before it boots an image, or let the device do it: enrol it without --tpm", err)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "rollback floor %s\n", did)
+	return err
 }
 
 func enrolOne(ctx context.Context, out io.Writer, db *store.Store, src enrol.Source) error {

@@ -49,6 +49,14 @@ const (
 	TypeFailed Type = "failed" // the boot failed after the image was measured
 )
 
+// Names of a record of TypeFloor: where the rollback floor of the boot was.
+const (
+	FloorNV       = "nv"       // in the TPM
+	FloorRepaired = "repaired" // in the TPM, written in this boot on attestd's order
+	FloorDisk     = "disk"     // in a file, which whoever has the disk can lower
+	FloorAbsent   = "absent"   // nowhere
+)
+
 // Record is the content of one event.
 //
 // Its encoding is JSON with the fields in this order, without spaces and without

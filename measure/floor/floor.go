@@ -45,6 +45,12 @@ var (
 	ErrClosed = errors.New("rollback floor cannot be changed until the machine restarts")
 )
 
+// Destroyed tells a floor that is missing, damaged or somebody else's from a TPM
+// that does not answer: only the former can be repaired.
+func Destroyed(err error) bool {
+	return errors.Is(err, ErrMissing) || errors.Is(err, ErrRedefined) || errors.Is(err, ErrUninitialised) || errors.Is(err, ErrTorn)
+}
+
 // Store is the floor of a TPM. Only TPM must be set.
 //
 // The hierarchy of the owner must have an empty authorization value when a floor

@@ -9,6 +9,13 @@ import (
 // ErrRollback means that something is older than the floor allows.
 var ErrRollback = errors.New("older than the rollback floor")
 
+// ErrJump means that a version is so far above the floor that none would be left
+// above it: whoever signed it, once, would have shut the machine out for ever.
+var ErrJump = errors.New("version jumps too far ahead of the rollback floor")
+
+// maxJump is how far a version may be above the floor; a date to the second fits.
+const maxJump = 1 << 46
+
 // MaxVersion is the highest version of TUF metadata that a floor can hold.
 const MaxVersion = 1<<48 - 1
 
@@ -37,7 +44,8 @@ type Record struct {
 }
 
 // Check returns an error that is [ErrRollback] if the candidate is below the floor
-// f in anything but its time, which a caller compares with its clock.
+// f in anything but its time, which a caller compares with its clock, and one that is
+// [ErrJump] if it is too far above.
 func (f Record) Check(candidate Record) error {
 	if r := candidate.RootVersion; r != 0 {
 		if r < f.RootVersion {
@@ -59,9 +67,15 @@ func (f Record) Check(candidate Record) error {
 			return fmt.Errorf("%w: TUF %s version %d, but %d was seen under the same keys",
 				ErrRollback, role.name, role.candidate.Version, role.floor.Version)
 		}
+		if role.candidate.above(role.floor) > maxJump {
+			return fmt.Errorf("%w: TUF %s version %d, after %d", ErrJump, role.name, role.candidate.Version, role.floor.Version)
+		}
 	}
 	if candidate.ImageVersion < f.ImageVersion {
 		return fmt.Errorf("%w: image version %d, but %d is the lowest allowed", ErrRollback, candidate.ImageVersion, f.ImageVersion)
+	}
+	if candidate.ImageVersion-f.ImageVersion > maxJump {
+		return fmt.Errorf("%w: image version %d, after %d", ErrJump, candidate.ImageVersion, f.ImageVersion)
 	}
 	return nil
 }
@@ -80,6 +94,14 @@ func (f Record) Raised(candidate Record) Record {
 		f.Time = candidate.Time
 	}
 	return f
+}
+
+// above returns by how much r is above the floor, which counts for the same keys.
+func (r Role) above(floor Role) uint64 {
+	if r.Keyset != floor.Keyset {
+		return r.Version
+	}
+	return max(r.Version, floor.Version) - floor.Version
 }
 
 func (r Role) below(floor Role) bool {

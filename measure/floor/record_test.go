@@ -38,27 +38,31 @@ func TestCheck(t *testing.T) {
 	for _, tc := range []struct {
 		name      string
 		candidate Record
-		ok        bool
+		want      error
 	}{
-		{"the same", base(), true},
-		{"nothing of TUF", Record{ImageVersion: 42}, true},
-		{"unversioned image", with(func(r *Record) { r.ImageVersion = 0 }), false},
-		{"older image", with(func(r *Record) { r.ImageVersion-- }), false},
-		{"newer image", with(func(r *Record) { r.ImageVersion++ }), true},
-		{"older root", with(func(r *Record) { r.RootVersion-- }), false},
-		{"another root", with(func(r *Record) { r.RootSHA256[0]++ }), false},
-		{"newer root", with(func(r *Record) { r.RootVersion++; r.RootSHA256[0]++ }), true},
-		{"older timestamp", with(func(r *Record) { r.Timestamp.Version-- }), false},
-		{"older snapshot", with(func(r *Record) { r.Snapshot.Version-- }), false},
-		{"older targets", with(func(r *Record) { r.Targets.Version-- }), false},
-		{"older targets of other keys", with(func(r *Record) { r.Targets = Role{1, keysB} }), true},
-		{"unknown targets", with(func(r *Record) { r.Targets = Role{0, keysA} }), true},
-		{"older time", with(func(r *Record) { r.Time = r.Time.Add(-time.Hour) }), true},
+		{"the same", base(), nil},
+		{"image out of reach", with(func(r *Record) { r.ImageVersion = 1<<64 - 1 }), ErrJump},
+		{"image as a date", with(func(r *Record) { r.ImageVersion = 20_261_123_014_400 }), nil},
+		{"timestamp out of reach", with(func(r *Record) { r.Timestamp.Version = MaxVersion }), ErrJump},
+		{"targets of other keys out of reach", with(func(r *Record) { r.Targets = Role{MaxVersion, keysB} }), ErrJump},
+		{"nothing of TUF", Record{ImageVersion: 42}, nil},
+		{"unversioned image", with(func(r *Record) { r.ImageVersion = 0 }), ErrRollback},
+		{"older image", with(func(r *Record) { r.ImageVersion-- }), ErrRollback},
+		{"newer image", with(func(r *Record) { r.ImageVersion++ }), nil},
+		{"older root", with(func(r *Record) { r.RootVersion-- }), ErrRollback},
+		{"another root", with(func(r *Record) { r.RootSHA256[0]++ }), ErrRollback},
+		{"newer root", with(func(r *Record) { r.RootVersion++; r.RootSHA256[0]++ }), nil},
+		{"older timestamp", with(func(r *Record) { r.Timestamp.Version-- }), ErrRollback},
+		{"older snapshot", with(func(r *Record) { r.Snapshot.Version-- }), ErrRollback},
+		{"older targets", with(func(r *Record) { r.Targets.Version-- }), ErrRollback},
+		{"older targets of other keys", with(func(r *Record) { r.Targets = Role{1, keysB} }), nil},
+		{"unknown targets", with(func(r *Record) { r.Targets = Role{0, keysA} }), nil},
+		{"older time", with(func(r *Record) { r.Time = r.Time.Add(-time.Hour) }), nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := base().Check(tc.candidate)
-			if (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrRollback) {
-				t.Errorf("Check() = %v; want ok %t", err, tc.ok)
+			if !errors.Is(err, tc.want) {
+				t.Errorf("Check() = %v; want %v", err, tc.want)
 			}
 		})
 	}

@@ -43,11 +43,14 @@ type Source struct {
 	Label        string   // the operator's name for it
 	Roots        *x509.CertPool
 	HashSuffices bool // enrol without a trusted certificate
+	// Floor orders the device to write its rollback floor in its first boot, with this image version; nil
+	// means that it has one, or needs none.
+	Floor *int64
 }
 
 // Device makes the registry's entry and says what it rests on.
 func (s Source) Device(now time.Time) (store.Device, error) {
-	d := store.Device{Label: s.Label, State: store.Enrolled, Tier: TierHash}
+	d := store.Device{Label: s.Label, State: store.Enrolled, Tier: TierHash, RepairFloor: s.Floor}
 	for _, h := range s.Hashes {
 		if raw, err := hex.DecodeString(h); err != nil || len(raw) != 32 || strings.ToLower(h) != h {
 			return d, fmt.Errorf("hash %q: want 64 characters of lower-case hex", h)

@@ -17,13 +17,15 @@ import (
 
 // nvFloor is the rollback floor in the TPM, for the flow and for TUF.
 //
-// A machine whose floor was never provisioned can boot what has no version: an
-// image of a registry, which attestd judges. Its record says so. Whatever has a
-// version needs a floor, and a floor that was redefined or damaged stops
-// everything, until attestd signs an order to write it anew.
+// Without a floor nothing boots: an operating system with owner rights can
+// undefine the index, and must gain nothing by it. A site config may say that the
+// floor is optional; then what has no version boots without one, and the record
+// says so. A floor that was redefined or damaged stops everything in any case.
+// The way out is attestd's signed order to write it anew, which is measured.
 type nvFloor struct {
-	tpm   *tpmDevice
-	clock *clock.Clock
+	tpm      *tpmDevice
+	clock    *clock.Clock
+	required bool
 
 	repaired bool
 }
@@ -37,25 +39,25 @@ func (f *nvFloor) store() floor.Store { return floor.Store{TPM: f.tpm.tpm, PCR: 
 
 func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
 	r, err := f.store().Read(ctx)
-	if err != nil && destroyed(err) && hello != nil && hello.RepairFloor != nil {
+	if floor.Destroyed(err) && hello != nil && hello.RepairFloor != nil {
 		r = floor.Record{ImageVersion: *hello.RepairFloor, Time: hello.Time}
 		if err = f.store().Repair(ctx, r); err == nil {
 			f.repaired = true
 		}
 	}
-	if errors.Is(err, floor.ErrMissing) && unversioned(c) {
+	if f.dispensable(err, c) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w; provision the machine, or let attestd order a repair", err)
+		return fmt.Errorf("%w; enrol the machine with its TPM, or have attestd order a repair (sealboot device repair-floor)", err)
 	}
 	return r.Check(candidateRecord(c))
 }
 
 func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hello) (event.Record, error) {
 	old, err := f.store().Read(ctx)
-	if errors.Is(err, floor.ErrMissing) && unversioned(c) {
-		return event.Record{Type: event.TypeFloor, Name: "absent"}, nil
+	if f.dispensable(err, c) {
+		return event.Record{Type: event.TypeFloor, Name: event.FloorAbsent}, nil
 	}
 	if err != nil {
 		return event.Record{}, err
@@ -67,6 +69,7 @@ func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 		healthy, next.Time = hello.HealthyVersion, f.clock.Now()
 	}
 	next.ImageVersion = max(old.ImageVersion, min(next.ImageVersion, healthy))
+	next.Time = f.clamp(old.Time, next.Time)
 	now, err := f.store().Raise(ctx, next)
 	if err != nil {
 		return event.Record{}, err
@@ -77,10 +80,27 @@ func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 	return f.record(now), nil
 }
 
+// timeStep is how far one boot may move the time floor. A wrong time that somebody
+// trusted has signed would otherwise outlaw every certificate and all metadata for
+// years. That the floor lags on a machine that was long off does no harm.
+const timeStep = 90 * 24 * time.Hour
+
+// clamp bounds the time floor's way from old to next. The clock has refused already
+// what is beyond its own horizon.
+func (f *nvFloor) clamp(old, next time.Time) time.Time {
+	if built := f.clock.Built(); old.Before(built) {
+		old = built
+	}
+	if most := old.Add(timeStep); next.After(most) {
+		return most
+	}
+	return next
+}
+
 func (f *nvFloor) record(r floor.Record) event.Record {
-	name := "nv"
+	name := event.FloorNV
 	if f.repaired {
-		name = "repaired"
+		name = event.FloorRepaired
 	}
 	number := func(v uint64) string { return strconv.FormatUint(v, 10) }
 	d := map[string]string{"image": number(r.ImageVersion)}
@@ -94,14 +114,10 @@ func (f *nvFloor) record(r floor.Record) event.Record {
 	return event.Record{Type: event.TypeFloor, Name: name, Detail: d}
 }
 
-// destroyed tells a floor that is not there, or is somebody else's, from a TPM
-// that does not answer.
-func destroyed(err error) bool {
-	return errors.Is(err, floor.ErrMissing) || errors.Is(err, floor.ErrRedefined) ||
-		errors.Is(err, floor.ErrUninitialised) || errors.Is(err, floor.ErrTorn)
+// dispensable tells whether c may do without the floor that err says is missing.
+func (f *nvFloor) dispensable(err error, c *flow.Candidate) bool {
+	return errors.Is(err, floor.ErrMissing) && !f.required && c.Version == 0 && c.Trust == nil
 }
-
-func unversioned(c *flow.Candidate) bool { return c.Version == 0 && c.Trust == nil }
 
 // candidateRecord is what c would lift a floor to.
 func candidateRecord(c *flow.Candidate) floor.Record {
@@ -134,7 +150,7 @@ type tufFloor struct{ *nvFloor }
 
 func (f tufFloor) Check(ctx context.Context, s tuf.State) error {
 	r, err := f.store().Read(ctx)
-	if destroyed(err) {
+	if floor.Destroyed(err) {
 		return nil // the flow decides, which knows attestd's order
 	}
 	if err != nil {
@@ -163,11 +179,16 @@ type weakFloor struct{ m *Machine }
 
 var _ flow.Floor = (*weakFloor)(nil)
 
-// Check has nothing to add: TUF has compared while it refreshed.
-func (f *weakFloor) Check(context.Context, *flow.Candidate, *flow.Hello) error { return nil }
+// Check has nothing to compare: TUF has done so while it refreshed.
+func (f *weakFloor) Check(context.Context, *flow.Candidate, *flow.Hello) error {
+	if f.m.floor.required {
+		return errors.New(`no TPM, and the site config wants a rollback floor in one: "floor": "require"`)
+	}
+	return nil
+}
 
 func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello) (event.Record, error) {
-	r := event.Record{Type: event.TypeFloor, Name: "absent"}
+	r := event.Record{Type: event.TypeFloor, Name: event.FloorAbsent}
 	t, ok := c.Trust.(tufTrust)
 	if !ok {
 		return r, nil
@@ -178,6 +199,6 @@ func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello)
 		return r, nil
 	}
 	f.m.o.Console.Warn(errors.New("no TPM: the rollback floor is a file, which whoever has the disk can lower"))
-	r.Name = "disk"
+	r.Name = event.FloorDisk
 	return r, disk.Floor().Raise(ctx, t.state)
 }

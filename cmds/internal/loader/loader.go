@@ -84,7 +84,7 @@ func New(o Options) (*Machine, error) {
 	}
 	m.clock = clock.New(clock.Options{Policy: clock.Policy(o.Site.Clock), Built: built, RTC: rtc()})
 	m.tpm = &tpmDevice{addr: o.TPM, imagePCR: o.Site.PCRs.Image, clock: m.clock, console: o.Console, readLog: o.FirmwareLog}
-	m.floor = &nvFloor{tpm: m.tpm, clock: m.clock}
+	m.floor = &nvFloor{tpm: m.tpm, clock: m.clock, required: o.Site.Floor == config.FloorRequire}
 	return m, nil
 }
 

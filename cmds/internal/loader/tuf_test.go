@@ -2,7 +2,6 @@ package loader
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -36,16 +35,6 @@ func publish(t *testing.T, r *tuftest.Repo, version int) {
 	r.Publish("targets", "snapshot", "timestamp")
 }
 
-// provision gives the machine a rollback floor, as enrolment does.
-func (w *world) provision(r floor.Record) {
-	w.t.Helper()
-	conn := w.tpm.Open(w.t)
-	if err := (floor.Store{TPM: conn}).Provision(w.t.Context(), r); err != nil {
-		w.t.Fatal(err)
-	}
-	w.reset()
-}
-
 // reset turns the machine off and on.
 func (w *world) reset() {
 	w.t.Helper()
@@ -59,7 +48,6 @@ func (w *world) reset() {
 // TestTUF boots from a TUF repository, updates, and refuses to go back.
 func TestTUF(t *testing.T) {
 	w := newWorld(t)
-	w.provision(floor.Record{})
 	r := w.repo(1)
 	if outcome, err := w.boot(); outcome != flow.Kexec {
 		t.Fatalf("first boot: %v, %v\n%s", outcome, err, &w.out)
@@ -91,26 +79,9 @@ func TestTUF(t *testing.T) {
 	}
 }
 
-// TestFloorMissing shows that what has a version does not boot without a floor,
-// and what has none does.
-func TestFloorMissing(t *testing.T) {
-	w := newWorld(t)
-	oci := w.conf.Sources
-	w.repo(1)
-	if outcome, err := w.boot(); outcome != flow.Reboot || !errors.Is(err, floor.ErrMissing) {
-		t.Errorf("TUF without a floor: %v, %v; want ErrMissing", outcome, err)
-	}
-	w.reset()
-	w.conf.Sources = append(w.conf.Sources, oci...)
-	if outcome, err := w.boot(); outcome != flow.Kexec {
-		t.Errorf("the registry after it: %v, %v\n%s", outcome, err, &w.out)
-	}
-}
-
 // TestExpired shows that the signed time judges the metadata.
 func TestExpired(t *testing.T) {
 	w := newWorld(t)
-	w.provision(floor.Record{})
 	r := w.repo(1)
 	r.Timestamp.Signed.Expires = time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
 	r.Publish("timestamp")
@@ -122,7 +93,6 @@ func TestExpired(t *testing.T) {
 // TestBehind shows that metadata signed after the machine's clock moves it.
 func TestBehind(t *testing.T) {
 	w := newWorld(t)
-	w.provision(floor.Record{})
 	r := w.repo(1)
 	signed := time.Now().Add(48 * time.Hour).UTC().Truncate(time.Second)
 	r.Timestamp.Signed.Expires = signed.Add(24 * time.Hour)

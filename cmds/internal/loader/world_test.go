@@ -38,6 +38,7 @@ import (
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/floor"
 	"github.com/sealboot/sealboot/measure/fwlog"
 	"github.com/sealboot/sealboot/measure/predict"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
@@ -173,6 +174,9 @@ func (w *world) enrol() {
 		t.Fatal(err)
 	}
 	if err := w.store.SetPolicy(t.Context(), d.ID, store.DevicePolicy{AllowUnmeasured: true}, store.Event{Kind: "policy"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := (floor.Store{TPM: w.tpm.TPM}).Provision(t.Context(), floor.Record{Time: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	// The loader opens the TPM itself, and swtpm serves one at a time.

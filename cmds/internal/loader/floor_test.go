@@ -1,0 +1,224 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/sealboot/sealboot/attest/agent"
+	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/boot/clock"
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/handover"
+	"github.com/sealboot/sealboot/measure/cel"
+	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/floor"
+	"github.com/sealboot/sealboot/measure/tpm"
+)
+
+// asOwner runs a command with the rights that every operating system has.
+func (w *world) asOwner(f func(ctx context.Context, t *tpm.TPM, owner tpm2.AuthHandle) error) {
+	w.t.Helper()
+	conn := w.tpm.Open(w.t)
+	if err := f(w.t.Context(), conn, tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// undefine takes the rollback floor away and returns what it was defined as.
+func (w *world) undefine() (public *tpm2.TPMSNVPublic) {
+	w.t.Helper()
+	w.asOwner(func(ctx context.Context, t *tpm.TPM, owner tpm2.AuthHandle) error {
+		found, name, err := t.NVPublic(ctx, floor.Index)
+		if err != nil {
+			return err
+		}
+		public = found
+		_, err = tpm2.NVUndefineSpace{AuthHandle: owner, NVIndex: tpm2.NamedHandle{Handle: floor.Index, Name: name}}.Execute(t.With(ctx))
+		return err
+	})
+	return public
+}
+
+// floorRecord is what the last boot measured about its floor.
+func (w *world) floorRecord() event.Record {
+	w.t.Helper()
+	entries, err := cel.Parse(w.loaded.handover[handover.Dir+"/"+handover.EventLog])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Record.Type == event.TypeFloor {
+			return e.Record
+		}
+	}
+	w.t.Fatal("the log has no floor record")
+	return event.Record{}
+}
+
+// floor is what the TPM holds.
+func (w *world) floor() floor.Record {
+	w.t.Helper()
+	r, err := (floor.Store{TPM: w.tpm.Open(w.t)}).Read(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// repairFloor is the operator's order, as "sealboot device repair-floor" gives it.
+func (w *world) repairFloor(version int64) {
+	w.t.Helper()
+	devices, err := w.store.Devices(w.t.Context(), "", 1)
+	if err == nil {
+		err = w.store.RepairFloor(w.t.Context(), devices[0].ID, version, store.Event{Kind: "floor"})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// boots wants the next boot to succeed with a floor record of this name.
+func (w *world) boots(name string) {
+	w.t.Helper()
+	w.reset()
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		w.t.Fatalf("boot: %v, %v\n%s", outcome, err, &w.out)
+	}
+	if got := w.floorRecord().Name; got != name {
+		w.t.Errorf("floor %q was measured; want %q", got, name)
+	}
+}
+
+// refuses wants the next boot to fail with the error, and nothing to be measured.
+func (w *world) refuses(want error) {
+	w.t.Helper()
+	w.reset()
+	w.loaded = nil
+	outcome, err := w.boot()
+	if outcome != flow.Reboot || !errors.Is(err, want) || w.loaded != nil {
+		w.t.Errorf("boot: %v, %v; want %v", outcome, err, want)
+	}
+	if got := w.pcr12(); strings.Trim(got, "0") != "" {
+		w.t.Errorf("PCR 12 is %s; want zero", got)
+	}
+}
+
+// TestFloorDestroyed lets an operating system undefine and redefine the floor.
+// Neither gives it an image, and attestd's order repairs both, once.
+func TestFloorDestroyed(t *testing.T) {
+	w := newWorld(t)
+	w.boots(event.FloorNV)
+	public := w.undefine()
+	w.refuses(floor.ErrMissing)
+	if flat := strings.Join(strings.Fields(w.out.String()), " "); !strings.Contains(flat, "sealboot device repair-floor") {
+		t.Errorf("the console does not say what to do:\n%s", &w.out)
+	}
+	w.repairFloor(0)
+	w.boots(event.FloorRepaired)
+	w.boots(event.FloorNV)
+
+	// The same index, defined anew: it is not written, and cannot be.
+	w.undefine()
+	public.Attributes.Written, public.Attributes.WriteLocked = false, false
+	w.asOwner(func(ctx context.Context, t *tpm.TPM, owner tpm2.AuthHandle) error {
+		_, err := tpm2.NVDefineSpace{AuthHandle: owner, PublicInfo: tpm2.New2B(*public)}.Execute(t.With(ctx))
+		return err
+	})
+	w.refuses(floor.ErrUninitialised) // the order of before has ended with its boot
+	w.repairFloor(3)
+	w.conf.Sources[0].Keys = nil
+	w.refuses(floor.ErrRollback) // the image has no version, the order wants 3
+}
+
+// TestFloorOptional boots an image without a version where the site config says
+// so, but not on a machine that is known to have had a floor.
+func TestFloorOptional(t *testing.T) {
+	w := newWorld(t)
+	w.undefine()
+	oci := w.conf.Sources
+	w.conf.Floor = config.FloorOptional
+	w.boots(event.FloorAbsent)
+	w.repo(1)
+	w.refuses(floor.ErrMissing)
+
+	w.conf.Sources = oci
+	w.repairFloor(0)
+	w.boots(event.FloorRepaired)
+	w.undefine()
+	w.reset()
+	w.loaded = nil
+	if outcome, err := w.boot(); outcome != flow.Reboot || !errors.Is(err, flow.ErrDenied) || !strings.Contains(err.Error(), "floor") {
+		t.Errorf("boot without the floor that was there: %v, %v; want attestd's denial", outcome, err)
+	}
+}
+
+// TestFloorFollowsHealth raises the image floor in the boot after the operating
+// system has reported through attestd that it works, and not before.
+func TestFloorFollowsHealth(t *testing.T) {
+	w := newWorld(t)
+	w.repo(1)
+	for range 2 {
+		w.boots(event.FloorNV)
+		if v := w.floor().ImageVersion; v != 0 {
+			t.Fatalf("the image floor is %d before anybody reported", v)
+		}
+	}
+	w.reportHealth()
+	w.boots(event.FloorNV)
+	if v := w.floor().ImageVersion; v != 1 {
+		t.Errorf("the image floor is %d after version 1 was reported healthy", v)
+	}
+	if got := w.floorRecord().Detail["image"]; got != "1" {
+		t.Errorf("the record says image %q", got)
+	}
+}
+
+// reportHealth is what the agent does in the operating system that was booted.
+func (w *world) reportHealth() {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	for name, content := range w.loaded.handover {
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), content, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	h, err := agent.Open(dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	a := agent.Agent{
+		Handover: h, Key: &agent.TPMKey{TPM: w.tpm.Open(w.t), Handover: h, Version: "test"},
+		Healthy: func(context.Context) error { return nil }, Log: slog.New(slog.DiscardHandler),
+	}
+	if err := a.Once(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestFloorClamp shows how far one source may move a floor.
+func TestFloorClamp(t *testing.T) {
+	built := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	f := &nvFloor{clock: clock.New(clock.Options{Built: built})}
+	for _, c := range []struct {
+		name            string
+		old, next, want time.Time
+	}{
+		{"nothing signed", built, time.Time{}, time.Time{}},
+		{"a day", built.AddDate(0, 1, 0), built.AddDate(0, 1, 1), built.AddDate(0, 1, 1)},
+		{"years", built.AddDate(0, 1, 0), built.AddDate(14, 0, 0), built.AddDate(0, 1, 0).Add(timeStep)},
+		{"years, without a floor yet", time.Time{}, built.AddDate(14, 0, 0), built.Add(timeStep)},
+	} {
+		if got := f.clamp(c.old, c.next); !got.Equal(c.want) {
+			t.Errorf("%s: %v; want %v", c.name, got, c.want)
+		}
+	}
+}
