@@ -16,22 +16,25 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KERNEL_PACKAGES = linux-source-6.1 build-essential bc flex bison libelf-dev libssl-dev xz-utils systemd-boot-efi
 VM_PACKAGES     = qemu-system-x86 ovmf swtpm swtpm-tools
 OS_PACKAGES     = mmdebstrap buildah skopeo docker-registry curl ca-certificates
-TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin postgresql binutils
+TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin postgresql binutils binutils-aarch64-linux-gnu \
+                  cpio zstd dnsmasq-base iproute2 qemu-utils sbsigntool
 PACKAGES        = $(KERNEL_PACKAGES) $(VM_PACKAGES) $(OS_PACKAGES) $(TEST_PACKAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run check test size bench bench-fetch bench-tuf tuf-client clean
+.PHONY: help deps build run lint check test size bench bench-fetch bench-tuf tuf-client clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install the Debian packages that are missing
+# npm comes with Node.js from elsewhere, which Debian's packages would conflict with.
+deps: ## Install the Debian packages that are missing (as root)
 	@missing=$$(for p in $(PACKAGES); do \
 	  dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q '^install ok installed$$' || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing:" $$missing; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing; \
-	fi
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	[ -n "$$missing" ] || exit 0; \
+	echo "installing:" $$missing; \
+	[ "$$(id -u)" = 0 ] || { echo "this needs root: run \"make deps\" as root once"; exit 1; }; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing
 
 build: deps ## Build the operator's tool and the server into build/bin
 	CGO_ENABLED=0 go build -trimpath -o build/bin/ ./cmds/sealboot ./cmds/attestd ./cmds/attest
@@ -39,22 +42,30 @@ build: deps ## Build the operator's tool and the server into build/bin
 run: deps ## Boot a measured OS and unlock its site (SOURCE=tuf; TAMPER=... must fail)
 	go run ./cmds/sealboot lab run --dir $(LAB) --from $(SOURCE) $(if $(TAMPER),--tamper $(TAMPER))
 
-check: ## Format, vet, staticcheck and unit tests: the fast subset
+lint: ## Format, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; exit 1; fi
 	go vet ./...
 	go vet -tags vm ./qemu/...
 	go run $(STATICCHECK) ./...
+	go run $(STATICCHECK) -tags vm ./qemu/...
+
+check: lint ## The fast subset: lint and unit tests
 	go test ./...
 
-test: deps check ## Everything that can be tested: races, fuzzing, virtual machines
-	SEALBOOT_TEST_ALL=1 go test -race ./...
+# An independent implementation of TUF, which each side's tests follow.
+boot/tuf/repo/testdata/tufjs/node_modules: boot/tuf/repo/testdata/tufjs/package-lock.json
+	cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+test: deps lint boot/tuf/repo/testdata/tufjs/node_modules ## Everything that can be tested: races, fuzzing, virtual machines
+	SEALBOOT_TEST_ALL=1 go test -race -timeout 20m ./...
 	.ci/fuzz $(FUZZTIME) $(FUZZBUDGET)
 	SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 40m -count 1 ./qemu/...
 
 size: ## Show the sizes of the loader that "make run" booted, and fail over the budget
 	@go run ./cmds/sealboot build size $(LOADER)
 
-bench: bench-fetch bench-tuf ## All benchmarks
+bench: bench-fetch bench-tuf bench-attest ## All benchmarks
 
 bench-fetch: ## Downloads: the fetcher beside curl and skopeo
 	go run ./boot/fetch/benchfetch
@@ -64,6 +75,10 @@ tuf-client: ## Build the client for the TUF project's conformance suite into bui
 
 bench-tuf: tuf-client ## TUF: requests, bytes and memory of a device
 	go run ./boot/tuf/bench -client build/tuf-client
+
+bench-attest: ## Attestation: a decision beside its bare cryptography, and decisions a second
+	@go test -run '^$$' -bench 'Decision|Server' -benchtime 2s ./attest/verify ./attest/server | \
+	awk '/^Benchmark/ { for (i = 3; i < NF; i += 2) if ($$(i + 1) !~ /\/op$$/) print $$(i + 1), $$i } /FAIL/ { print; bad = 1 } END { exit bad }'
 
 clean: ## Remove what was built here (not the caches in the user's cache directory)
 	rm -rf build

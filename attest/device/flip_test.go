@@ -3,6 +3,7 @@ package device_test
 import (
 	"bytes"
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -15,8 +16,13 @@ import (
 )
 
 // TestBitFlips flips one bit in every byte of every field of good evidence. Each must be a denial, except in those
-// parts of the firmware's log that no digest covers; there the facts must be the same.
+// parts of the firmware's log that no digest covers; there the facts must be the same. Without SEALBOOT_TEST_ALL=1 it
+// is one byte in seven.
 func TestBitFlips(t *testing.T) {
+	step := 7
+	if os.Getenv("SEALBOOT_TEST_ALL") == "1" {
+		step = 1
+	}
 	m := start(t, tpmtest.Options{})
 	m.measureImage(t)
 	s := newSite(t, "shop-1")
@@ -36,13 +42,13 @@ func TestBitFlips(t *testing.T) {
 		"firmwareLog":      func(e *wire.Evidence) []byte { return e.FirmwareLog },
 	} {
 		t.Run(name, func(t *testing.T) {
-			for i := 0; ; i++ {
+			for i := 0; ; i += step {
 				var e wire.Evidence
 				if err := wire.Unmarshal(m3, &e); err != nil {
 					t.Fatal(err)
 				}
 				raw := field(&e)
-				if i == len(raw) {
+				if i >= len(raw) {
 					break
 				}
 				raw[i] ^= 1 << (i % 8)
