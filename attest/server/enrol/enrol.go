@@ -65,6 +65,7 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 		d.EKs = append(d.EKs, id)
 	}
 	known := len(d.EKs) > 0
+	var endorsed []string
 	var problems error
 	for _, raw := range s.Certificates {
 		ids, err := s.certified(raw, now)
@@ -80,9 +81,15 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 		if !known {
 			d.EKs = append(d.EKs, ids...)
 		}
-		d.Tier = TierCertificate
+		endorsed = append(endorsed, ids...)
 	}
-	if d.Tier == TierHash && !s.HashSuffices {
+	switch {
+	case len(d.EKs) > 0 && slices.Contains(endorsed, d.EKs[0]):
+		// Evidence is the machine's word: beside the key of its TPM it may name one that was made in software. Only
+		// those that a maker vouches for are taken.
+		d.Tier = TierCertificate
+		d.EKs = slices.DeleteFunc(d.EKs, func(id string) bool { return !slices.Contains(endorsed, id) })
+	case !s.HashSuffices:
 		return d, errors.Join(ErrEndorsement, problems)
 	}
 	if len(d.EKs) == 0 {

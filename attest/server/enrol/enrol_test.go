@@ -59,3 +59,26 @@ func TestSource(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyEndorsedKeysAreEnrolled has a machine name a key of its own making beside that of its TPM.
+func TestOnlyEndorsedKeysAreEnrolled(t *testing.T) {
+	tp := tpmtest.Start(t, tpmtest.Options{})
+	tpmKey, err := (&device.Client{TPM: tp.TPM}).EK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	software := strings.Repeat("aa", 32)
+	s := Source{Hashes: []string{tpmKey, software}, Certificates: [][]byte{tp.EKCert.Raw}, Roots: tp.Pool(t)}
+	d, err := s.Device(time.Now())
+	if err != nil || d.Tier != TierCertificate || d.ID != tpmKey || !slices.Equal(d.EKs, []string{tpmKey}) {
+		t.Errorf("real key first: %+v, %v; want %s alone", d, err, tpmKey)
+	}
+	s.Hashes = []string{software, tpmKey}
+	if d, err := s.Device(time.Now()); !errors.Is(err, ErrEndorsement) {
+		t.Errorf("software key first: %+v, %v; want ErrEndorsement", d, err)
+	}
+	s.HashSuffices = true
+	if d, err := s.Device(time.Now()); err != nil || d.Tier != TierHash {
+		t.Errorf("software key first, operator vouches: %+v, %v; want tier %s", d, err, TierHash)
+	}
+}
