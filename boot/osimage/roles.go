@@ -2,6 +2,7 @@ package osimage
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -49,6 +50,13 @@ const (
 
 func (r role) String() string {
 	return [...]string{"nothing", "kernel", "initrd", "dtb", "cmdline", "uki", "disk"}[r]
+}
+
+// NeedsDisk reports whether an image is written to a disk. A manifest that is
+// malformed needs none.
+func NeedsDisk(manifest []byte) bool {
+	m, err := parseManifest(manifest)
+	return err == nil && !isContainer(m) && slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return roleOf(l) == roleDisk })
 }
 
 // roleOf tells a layer's role by its media type and annotations.

@@ -141,17 +141,26 @@ func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.
 }
 
 // candidate fetches the whole of an image and makes it bootable.
-func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Source) (*flow.Candidate, error) {
+func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Source) (_ *flow.Candidate, err error) {
 	found, err := s.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer found.Close()
 	m.o.Console.Info("found " + found.Place + "@" + found.Descriptor.Digest.String())
-	if err := found.Prefetch(ctx); err != nil {
+	o := m.options(src)
+	if osimage.NeedsDisk(found.Manifest) {
+		// The disk may hold the image: then its blob is not fetched.
+		if src.Disk != "" {
+			if o.Disk, err = m.volumes.OpenDisk(ctx, src.Disk); err != nil {
+				return nil, err
+			}
+			defer func() { err = errors.Join(err, o.Disk.Close()) }()
+		}
+	} else if err := found.Prefetch(ctx); err != nil {
 		return nil, err
 	}
-	i, err := osimage.FromManifest(ctx, found.Manifest, found, m.options(src))
+	i, err := osimage.FromManifest(ctx, found.Manifest, found, o)
 	if err != nil {
 		return nil, err
 	}

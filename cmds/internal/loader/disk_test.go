@@ -1,0 +1,122 @@
+package loader
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/oci"
+	ocipublish "github.com/sealboot/sealboot/boot/oci/publish"
+)
+
+// diskLayout publishes a disk image to a layout as "sealboot publish" does.
+func diskLayout(t *testing.T, raw []byte) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	disk, kernel := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "vmlinuz")
+	if err := errors.Join(os.WriteFile(disk, raw, 0o600), os.WriteFile(kernel, []byte(kernelText), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	loc, err := ocipublish.ParseLocation("oci:" + filepath.Join(dir, "os") + ":v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst, err := loc.Target(t.Context(), oci.Connection{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := ocipublish.Artifact{Disk: disk, Kernel: kernel}.Push(t.Context(), dst)
+	if err := errors.Join(err, dst.Tag(t.Context(), d, "v1"), dst.Finish(), dst.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// onDisk boots the layout's disk image as far as the measurement.
+func onDisk(t *testing.T, layout, dev, disk string) error {
+	t.Helper()
+	site := &config.Site{Name: "s", Sources: []config.Source{{Type: config.SourceMedia, Ref: "v1", Disk: disk}}}
+	m, err := New(Options{Site: site, Console: console.New(console.Options{Out: t.Output()}), Layout: layout, NoTPM: true, NoNetwork: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	m.volumes.Dev = dev
+	s, err := m.source(&site.Sources[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Fetch(t.Context())
+	if err != nil {
+		return err
+	}
+	return c.Image.Close()
+}
+
+func TestDiskImage(t *testing.T) {
+	raw := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	layout := diskLayout(t, raw)
+	dev := t.TempDir()
+	file := func(name string, size int64) string {
+		path := filepath.Join(dev, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	path := file("vda", 2<<20)
+	file("small", 1<<19)
+
+	t.Run("file", func(t *testing.T) { bootsFromDisk(t, layout, dev, path, raw) })
+	t.Run("loop device", func(t *testing.T) {
+		out, err := exec.Command("losetup", "-f", "--show", file("backing", 2<<20)).Output()
+		if err != nil && os.Getenv("SEALBOOT_TEST_ALL") != "1" {
+			t.Skipf("losetup: %v", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		loop := strings.TrimSpace(string(out))
+		defer func() {
+			if err := exec.Command("losetup", "-d", loop).Run(); err != nil {
+				t.Error(err)
+			}
+		}()
+		bootsFromDisk(t, layout, "/dev", loop, raw)
+	})
+	for disk, want := range map[string]string{"/dev/small": "more than", "/dev/none": "no such file", "": "no disk"} {
+		if err := onDisk(t, layout, dev, disk); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("disk %q: %v", disk, err)
+		}
+	}
+}
+
+// bootsFromDisk boots twice, then with a disk that was changed.
+func bootsFromDisk(t *testing.T, layout, dev, path string, raw []byte) {
+	name := "/dev/" + filepath.Base(path)
+	for _, boot := range []string{"first", "second", "changed"} {
+		if boot == "changed" {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = f.WriteAt([]byte("evil"), 4096)
+			if err := errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := onDisk(t, layout, dev, name); err != nil {
+			t.Fatalf("%s: %v", boot, err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || len(got) < len(raw) || !bytes.Equal(got[:len(raw)], raw) {
+			t.Errorf("%s: the disk holds something else (%v)", boot, err)
+		}
+	}
+}
