@@ -159,6 +159,20 @@ func writeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, d
 	return a, nil
 }
 
+// DescribeDisk returns the annotations of a disk image's layer, so that a disk
+// which holds the image is recognised: digest and size of the raw content of f.
+func DescribeDisk(ctx context.Context, mediaType string, f *os.File) (map[string]string, error) {
+	h := sha256.New()
+	w := &diskWriter{ctx: ctx, to: h, room: maxBlob}
+	if err := decompressDisk(ctx, mediaType, f, w); err != nil {
+		return nil, fmt.Errorf("disk image %s: %w", f.Name(), err)
+	}
+	return map[string]string{
+		AnnotationRawSHA256: hex.EncodeToString(h.Sum(nil)),
+		AnnotationRawSize:   strconv.FormatInt(w.done, 10),
+	}, nil
+}
+
 // decompressDisk writes the raw disk in f to w.
 func decompressDisk(ctx context.Context, mediaType string, f *os.File, w *diskWriter) error {
 	base, compression, _ := strings.Cut(mediaType, "+")

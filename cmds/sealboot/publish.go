@@ -104,6 +104,7 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 	flags.StringVar(&f.cmdline, "cmdline", "", "the image's part of the kernel command line")
 	flags.StringVar(&f.artifact.UKI, "uki", "", "unified kernel image, a `file`")
 	flags.StringVar(&f.artifact.Disk, "disk", "", "disk image `file`")
+	flags.StringVar(&f.artifact.Verity, "verity-root", "", "dm-verity root hash of the disk, in `hex`: is measured, and must be on the command line")
 	flags.StringVar(&f.container, "container", "", "container image, a `location`")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "`NAME=VALUE` for the manifest; can be repeated")
 	flags.StringArrayVar(&f.signKeys, "sign", nil, "sign with the private key in `file`; can be repeated")

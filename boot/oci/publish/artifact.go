@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -29,6 +30,7 @@ const ReferenceValuesType = "application/vnd.sealboot.reference-values.v1+json"
 type Artifact struct {
 	Kernel, Initrd, DTB string // paths
 	UKI, Disk           string
+	Verity              string  // root hash (hex) of a disk with dm-verity
 	Cmdline             *string // nil means none is given
 	Annotations         map[string]string
 }
@@ -38,6 +40,8 @@ type layer struct{ path, mediaType string }
 // layers says what the manifest will hold, in the order of the boot descriptor.
 func (a Artifact) layers() (kind string, ls []layer, err error) {
 	switch {
+	case a.Verity != "" && a.Disk == "":
+		return "", nil, errors.New("a verity root hash is a disk's: name one")
 	case a.UKI != "" && (a.Kernel != "" || a.Initrd != "" || a.DTB != "" || a.Disk != ""):
 		return "", nil, errors.New("a UKI is an image by itself: give no other file")
 	case a.UKI != "":
@@ -96,11 +100,20 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	var aboutDisk map[string]string
+	if a.Disk != "" {
+		if aboutDisk, err = a.describeDisk(ctx, layers[0].mediaType); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
 	m := ocispec.Manifest{ArtifactType: kind, Annotations: a.Annotations}
 	for _, l := range layers {
 		d, err := pushFile(ctx, dst, l.path, l.mediaType)
 		if err != nil {
 			return d, fmt.Errorf("pushing %s: %w", l.path, err)
+		}
+		if l.path == a.Disk {
+			maps.Copy(d.Annotations, aboutDisk)
 		}
 		m.Layers = append(m.Layers, d)
 	}
@@ -112,6 +125,20 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 		m.Layers = append(m.Layers, d)
 	}
 	return pushManifest(ctx, dst, m)
+}
+
+// describeDisk makes the annotations of the disk's layer.
+func (a Artifact) describeDisk(ctx context.Context, mediaType string) (map[string]string, error) {
+	f, err := os.Open(a.Disk)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	about, err := osimage.DescribeDisk(ctx, mediaType, f)
+	if err == nil && a.Verity != "" {
+		about[osimage.AnnotationVerity] = a.Verity
+	}
+	return about, err
 }
 
 // AttachReferenceValues makes the file at path a referrer of image.

@@ -2,23 +2,31 @@ package publish_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/ulikunitz/xz"
 	"golang.org/x/crypto/nacl/secretbox"
 	"golang.org/x/crypto/scrypt"
 	"oras.land/oras-go/v2/content"
@@ -27,6 +35,7 @@ import (
 	"github.com/sealboot/sealboot/boot/media"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/osimage"
 )
 
 var plain = oci.Connection{PlainHTTP: true}
@@ -269,6 +278,8 @@ func TestArtifactRefuses(t *testing.T) {
 		"UKI and kernel":    {UKI: kernel, Kernel: kernel},
 		"missing file":      {Kernel: kernel + "x"},
 		"disk that is tiny": {Disk: write(t, "d", []byte("x"))},
+		"disk cut short":    {Disk: write(t, "d", []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00"))},
+		"root of no disk":   {Kernel: kernel, Verity: strings.Repeat("ab", 32)},
 	} {
 		if _, err := a.Push(t.Context(), target(t, "oci:"+t.TempDir())); err == nil {
 			t.Errorf("%s: no error", name)
@@ -276,28 +287,76 @@ func TestArtifactRefuses(t *testing.T) {
 	}
 }
 
-func TestDiskTypes(t *testing.T) {
-	for want, head := range map[string]string{
-		"application/vnd.sealboot.disk.v1.raw":      "\x00\x00\x00\x00\x00\x00\x00\x00",
-		"application/vnd.sealboot.disk.v1.qcow2":    "QFI\xfb\x00\x00\x00\x03",
-		"application/vnd.sealboot.disk.v1.raw+gzip": "\x1f\x8b\x08\x00\x00\x00\x00\x00",
-		"application/vnd.sealboot.disk.v1.raw+zstd": "\x28\xb5\x2f\xfd\x00\x00\x00\x00",
-		"application/vnd.sealboot.disk.v1.raw+xz":   "\xfd7zXZ\x00\x00\x00",
+// TestDisk tells the format of a disk and describes its raw content.
+func TestDisk(t *testing.T) {
+	raw := bytes.Repeat([]byte("sector. "), 64<<10)
+	sum := sha256.Sum256(raw)
+	root := strings.Repeat("ab", 32)
+	const base = "application/vnd.sealboot.disk.v1."
+	for want, disk := range map[string]string{
+		base + "raw":      write(t, "disk", raw),
+		base + "raw+gzip": write(t, "gz", packed(t, raw, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil })),
+		base + "raw+zstd": write(t, "zst", packed(t, raw, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) })),
+		base + "raw+xz":   write(t, "xz", packed(t, raw, func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) })),
+		base + "qcow2":    qcow2(t, raw),
 	} {
+		if disk == "" {
+			continue
+		}
 		dst := target(t, "oci:"+t.TempDir())
-		desc, err := publish.Artifact{Disk: write(t, "disk", []byte(head))}.Push(t.Context(), dst)
+		desc, err := publish.Artifact{Disk: disk, Verity: root}.Push(t.Context(), dst)
+		if err != nil {
+			t.Fatalf("%s: %v", want, err)
+		}
+		manifest, err := content.FetchAll(t.Context(), dst, desc)
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := content.FetchAll(t.Context(), dst, desc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := oci.ParseManifest(desc.MediaType, raw)
+		m, err := oci.ParseManifest(desc.MediaType, manifest)
 		if err != nil || m.Layers[0].MediaType != want {
-			t.Errorf("media type %v, want %s; %v", m.Layers, want, err)
+			t.Fatalf("media type %v, want %s; %v", m.Layers, want, err)
+		}
+		about := map[string]string{
+			ocispec.AnnotationTitle:     filepath.Base(disk),
+			osimage.AnnotationRawSHA256: hex.EncodeToString(sum[:]),
+			osimage.AnnotationRawSize:   strconv.Itoa(len(raw)),
+			osimage.AnnotationVerity:    root,
+		}
+		if diff := cmp.Diff(about, m.Layers[0].Annotations); diff != "" {
+			t.Errorf("%s: %s", want, diff)
 		}
 	}
+}
+
+func packed(t *testing.T, raw []byte, pack func(io.Writer) (io.WriteCloser, error)) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := pack(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// qcow2 converts a disk, where qemu-img is installed.
+func qcow2(t *testing.T, raw []byte) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "qcow2")
+	out, err := exec.Command("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", write(t, "raw", raw), to).CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Log("not tested: qcow2: no qemu-img")
+		return ""
+	}
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return to
 }
 
 // encrypt puts a key into the form of cosign's private keys.
