@@ -155,7 +155,7 @@ func (b *Boot) try(ctx context.Context, s Source) (_ *Candidate, err error) {
 	b.Reporter.Info(s.String())
 	fetchCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	c, err := s.Fetch(fetchCtx)
+	c, err := fetch(fetchCtx, s)
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", s, err)
 	}
@@ -173,4 +173,16 @@ func (b *Boot) try(ctx context.Context, s Source) (_ *Candidate, err error) {
 		return nil, &Failure{StageFloor, fmt.Errorf("%v: %w", s, err)}
 	}
 	return c, nil
+}
+
+// fetch makes an error of a panic. Parsers of many authors read what a source sends; one that can be made to panic
+// must not let a bad mirror reset the machine again and again while another source has the image. Nothing is
+// measured yet, and what the source held is dropped with it.
+func fetch(ctx context.Context, s Source) (c *Candidate, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c, err = nil, fmt.Errorf("a parser failed: %v", p)
+		}
+	}()
+	return s.Fetch(ctx)
 }

@@ -305,6 +305,23 @@ func TestLaws(t *testing.T) {
 	}
 }
 
+// TestPanickingSource has the first source make a parser panic.
+func TestPanickingSource(t *testing.T) {
+	w := &world{}
+	w.fault = func(call string) error {
+		if call == "fetch A" {
+			panic("index out of range")
+		}
+		return nil
+	}
+	if outcome, err := w.boot().Run(t.Context()); outcome != flow.Kexec || err != nil {
+		t.Errorf("Run = %v, %v", outcome, err)
+	}
+	if !slices.Contains(w.trace, "extend 12 boot-descriptor B") {
+		t.Error("the next source was not booted")
+	}
+}
+
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &world{}
