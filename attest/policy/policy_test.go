@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -121,6 +122,26 @@ func good(t testing.TB) (*verify.Verified, *Set) {
 		v.PCRs.Values = append(v.PCRs.Values, values[i])
 	}
 	return v, set
+}
+
+// TestRecordProfileRefusesOtherPrograms has a reference machine that went through the firmware's shell.
+func TestRecordProfileRefusesOtherPrograms(t *testing.T) {
+	log := firmwareLog(t)
+	loader := loaderOf(log)
+	for i, e := range log.Events {
+		if e.PCR == 4 && e.Type == fwlog.EventSeparator {
+			shell := e
+			shell.Type, shell.Digests = fwlog.EventEFIBootServicesApp, map[tpm2.TPMAlgID][]byte{}
+			for _, bank := range log.Banks {
+				shell.Digests[bank] = bytes.Repeat([]byte{0x5e}, len(pcr.Zero(bank)))
+			}
+			log.Events = slices.Insert(log.Events, i, shell)
+			break
+		}
+	}
+	if p, err := RecordProfile("shell", RootVirtual, log, loader); err == nil {
+		t.Errorf("a profile that lets every machine run that shell: %+v", p.Rules)
+	}
 }
 
 func TestAppraiseGood(t *testing.T) {

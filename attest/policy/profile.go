@@ -143,6 +143,11 @@ func RecordProfile(name string, root RootOfTrust, log *fwlog.Log, dummy *Loader)
 		if len(events) == 0 {
 			continue
 		}
+		if e := stranger(bank, events, dummy); e != nil {
+			return nil, fmt.Errorf("record profile %s: event %d in PCR %d is a program that ran beside the loader (%x): a shell or "+
+				"another boot loader could change ours; remove its boot option, or review it and add its digest by hand",
+				name, e.Num, index, e.Digests[bank])
+		}
 		rule := PCRRule{PCR: index, Match: MatchSequence}
 		switch index {
 		case 1:
@@ -161,6 +166,18 @@ func RecordProfile(name string, root RootOfTrust, log *fwlog.Log, dummy *Loader)
 		return nil, fmt.Errorf("record profile %s: %w", name, err)
 	}
 	return p, nil
+}
+
+// stranger finds a program in PCR 4 that is not of the loader. The rule for PCR 4 is a set, so a machine could always
+// run what is in it.
+func stranger(bank tpm2.TPMAlgID, events []fwlog.Event, dummy *Loader) *fwlog.Event {
+	for i, e := range events {
+		program := e.Type == fwlog.EventEFIBootServicesApp || e.Type == fwlog.EventEFIBootServicesDriver
+		if e.PCR == loaderPCR && program && !slices.ContainsFunc(dummy.PCR4, func(d Digests) bool { return d.is(bank, e) }) {
+			return &events[i]
+		}
+	}
+	return nil
 }
 
 // commonBank is a bank in which the loader can be recognised.
