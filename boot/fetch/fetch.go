@@ -90,7 +90,6 @@ type Fetcher struct {
 	mirrors []*mirror
 	slots   chan struct{} // one token a request
 	meter   *meter
-	memory  memory
 
 	mu       sync.Mutex
 	partials map[digest.Digest]*entry
@@ -122,8 +121,8 @@ func New(opt Options) (*Fetcher, error) {
 }
 
 // Blob returns the verified content of b: a complete, read-only file in memory
-// positioned at 0, which the caller closes. It is a memfd, or its like on a
-// private tmpfs, and the only descriptor of that file.
+// positioned at 0, which the caller closes. It is a memfd, and the only
+// descriptor of it.
 //
 // The error is a *[RoomError] if b does not fit into memory, the context's
 // error if that ended first, else a *[Error] that tells what each mirror did.
@@ -184,7 +183,7 @@ func (f *Fetcher) complete(ctx context.Context, e *entry, b Blob) error {
 		if err := checkRoom(f.opt.Room, b.Size); err != nil {
 			return err
 		}
-		part, err := newPartial(&f.memory, b)
+		part, err := newPartial(b)
 		if err != nil {
 			return err
 		}
@@ -222,7 +221,7 @@ func (f *Fetcher) Close() error {
 		}
 		e.turn <- struct{}{}
 	}
-	return errors.Join(append(errs, f.memory.close())...)
+	return errors.Join(errs...)
 }
 
 // Prefetch fetches blobs in the order given, Options.Blobs at a time, and

@@ -5,23 +5,25 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/sealboot/sealboot/boot/memfd"
 )
 
 // fromCache stands for the cache in the list of a partial's senders.
 const fromCache = -1
 
-// bufSize is how much is received, written and hashed at a time, in bytes. One
-// aligned write of that size fills a large page of tmpfs, which the kernel then
-// need not clear first.
-const bufSize = 2 << 20
+// bufSize is how much is received, written and hashed at a time, in bytes:
+// few system calls, and yet the processor's cache holds it from one to the next.
+const bufSize = 256 << 10
 
 // queued is how many chunks the hash may lag before it reads the file instead.
-const queued = 2
+const queued = 16
 
 var bufPool = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
 
@@ -40,10 +42,13 @@ type partial struct {
 	senders []int // mirrors that sent bytes of it, or fromCache
 }
 
-func newPartial(m *memory, b Blob) (*partial, error) {
-	file, err := m.file(b.Digest.Encoded()[:16], b.Size)
+func newPartial(b Blob) (*partial, error) {
+	file, err := memfd.Create(b.Digest.Encoded()[:16])
 	if err != nil {
 		return nil, fmt.Errorf("allocating %d bytes: %w", b.Size, err)
+	}
+	if err := file.Truncate(b.Size); err != nil {
+		return nil, errors.Join(fmt.Errorf("allocating %d bytes: %w", b.Size, err), file.Close())
 	}
 	p := &partial{blob: b, file: file}
 	p.reset()
@@ -169,5 +174,7 @@ func (p *partial) publish() (*os.File, error) {
 	if !p.verified {
 		return nil, fmt.Errorf("%w: not verified", ErrDigest)
 	}
-	return readOnly(p.file)
+	// kexec_file_load refuses a file that anybody holds open for writing.
+	r, err := memfd.Reopen(p.file, os.O_RDONLY)
+	return r, errors.Join(err, p.file.Close())
 }
