@@ -83,14 +83,20 @@ func (o *enrolFlags) run(ctx context.Context, out io.Writer, s *site.Site, db *s
 	if o.batch != "" {
 		return enrolBatch(ctx, out, db, o.batch, src)
 	}
-	if err := o.read(ctx, out, &src); err != nil {
+	floor, err := o.read(ctx, &src)
+	if err != nil {
 		return err
 	}
-	return enrolOne(ctx, out, db, src)
+	if err := enrolOne(ctx, out, db, src); err != nil || floor == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "rollback floor %s\n", floor)
+	return err
 }
 
-// read collects the facts from files or from a TPM.
-func (o *enrolFlags) read(ctx context.Context, out io.Writer, src *enrol.Source) error {
+// read collects the facts from files or from a TPM. It says what became of the
+// TPM's rollback floor.
+func (o *enrolFlags) read(ctx context.Context, src *enrol.Source) (floorIs string, err error) {
 	for _, list := range []struct {
 		files []string
 		to    *[][]byte
@@ -98,7 +104,7 @@ func (o *enrolFlags) read(ctx context.Context, out io.Writer, src *enrol.Source)
 		for _, name := range list.files {
 			b, err := os.ReadFile(name)
 			if err != nil {
-				return err
+				return "", err
 			}
 			*list.to = append(*list.to, b)
 		}
@@ -108,57 +114,52 @@ func (o *enrolFlags) read(ctx context.Context, out io.Writer, src *enrol.Source)
 	case o.evidence != "":
 		b, err := os.ReadFile(o.evidence)
 		if err != nil {
-			return err
+			return "", err
 		}
 		e = new(agent.Evidence)
 		if err := json.Unmarshal(b, e); err != nil {
-			return fmt.Errorf("%s is not the output of attest evidence: %w", o.evidence, err)
+			return "", fmt.Errorf("%s is not the output of attest evidence: %w", o.evidence, err)
 		}
 	case o.tpm != "":
 		t, err := tpm.Open(ctx, o.tpm)
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer t.Close()
 		if e, err = agent.Gather(ctx, t, agent.Dir); err != nil {
-			return err
+			return "", err
 		}
 		if !o.noFloor {
-			if err := provisionFloor(ctx, out, floor.Store{TPM: t, PCR: o.imagePCR}); err != nil {
-				return err
+			if floorIs, err = provisionFloor(ctx, floor.Store{TPM: t, PCR: o.imagePCR}); err != nil {
+				return "", err
 			}
 		}
 	default:
-		return nil
+		return "", nil
 	}
 	src.Hashes = append(src.Hashes, e.EKs...)
 	for _, c := range e.Certificates {
 		src.Certificates = append(src.Certificates, c)
 	}
-	return nil
+	return floorIs, nil
 }
 
-// provisionFloor gives a TPM its rollback floor. One that is there and whole is kept.
-func provisionFloor(ctx context.Context, out io.Writer, s floor.Store) error {
+// provisionFloor gives a TPM its rollback floor, and says what became of it. One
+// that is there and whole is kept.
+func provisionFloor(ctx context.Context, s floor.Store) (string, error) {
 	r := floor.Record{Time: time.Now()}
-	did := "written"
 	_, err := s.Read(ctx)
+	did := "kept as it is"
 	switch {
-	case err == nil:
-		did = "kept as it is"
 	case errors.Is(err, floor.ErrMissing):
-		err = s.Provision(ctx, r)
+		did, err = "written", s.Provision(ctx, r)
 	case floor.Destroyed(err):
 		did, err = "written anew", s.Repair(ctx, r)
 	}
 	if errors.Is(err, floor.ErrClosed) {
-		return fmt.Errorf("%w\nReset the machine and enrol it before it boots an image, or let the device do it: enrol it without --tpm", err)
+		return "", fmt.Errorf("%w\nReset the machine and enrol it before it boots an image, or let the device do it: enrol it without --tpm", err)
 	}
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(out, "rollback floor %s\n", did)
-	return err
+	return did, err
 }
 
 func enrolOne(ctx context.Context, out io.Writer, db *store.Store, src enrol.Source) error {
