@@ -2,7 +2,9 @@ package loader
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -19,6 +21,7 @@ type KexecFunc func(ctx context.Context, p kexec.Payload) error
 type bootable struct {
 	*osimage.Image
 	load KexecFunc
+	info func(text string) // tells what loading took
 }
 
 var _ flow.Image = bootable{}
@@ -29,7 +32,12 @@ func (i bootable) Load(ctx context.Context, h flow.Handover) error {
 	if err != nil {
 		return err
 	}
-	return i.load(ctx, kexec.Payload{Kernel: i.Kernel, Initrd: i.Initrd, DTB: i.DTB, Cmdline: i.Cmdline, Handover: c.Write})
+	began, peak := time.Now(), watchMemory(memoryUsed)
+	err = i.load(ctx, kexec.Payload{Kernel: i.Kernel, Initrd: i.Initrd, DTB: i.DTB, Cmdline: i.Cmdline, Handover: c.Write})
+	if most, perr := peak(); err == nil && perr == nil {
+		i.info(fmt.Sprintf("kernel loaded in %.1f s, peak memory %d MiB", time.Since(began).Seconds(), most>>20))
+	}
+	return err
 }
 
 // wrap makes a flow's image of what a source has verified.
@@ -41,7 +49,7 @@ func (m *Machine) wrap(i *osimage.Image) flow.Image {
 	if load == nil {
 		load = new(kexec.Loader).Load
 	}
-	return bootable{i, load}
+	return bootable{i, load, m.o.Console.Info}
 }
 
 // options are the site's wishes for an image.
