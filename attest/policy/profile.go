@@ -28,6 +28,11 @@ func RootsOfTrust() []string {
 	return []string{string(RootHardware), string(RootLocked), string(RootWritable), string(RootVirtual)}
 }
 
+// Strength orders the classes: a stronger one is higher, an unknown one 0.
+func (r RootOfTrust) Strength() int {
+	return 1 + slices.Index([]RootOfTrust{RootVirtual, RootWritable, RootLocked, RootHardware}, r)
+}
+
 // Match says how the events of a PCR are compared.
 type Match string
 

@@ -23,6 +23,8 @@ const (
 	floorPrefix    = "floor/"  // fields of its rollback floor
 	// versionFloor is 1 when the TPM held the floor, 0 when the device booted without.
 	versionFloor = floorPrefix + "present"
+	// versionRoot is the strength of the platform's root of trust.
+	versionRoot = "root-of-trust"
 )
 
 // finding is what the appraisal policy says of verified evidence. No reasons means that it agrees.
@@ -88,6 +90,10 @@ func parseDocuments(documents []store.Document) (appraiseFunc, error) {
 			f.image, f.version = a.Image.Name, int64(min(a.Image.ImageVersion, math.MaxInt64))
 			f.versions[versionImage] = f.version
 		}
+		// A renewal quotes too few PCRs to tell similar platforms apart.
+		if a.Profile != nil && v.Device.Phase == wire.PhaseBoot {
+			f.versions[versionRoot] = int64(a.Profile.RootOfTrust.Strength())
+		}
 		return f
 	}, nil
 }
@@ -129,6 +135,18 @@ func floorGone(f finding, seen map[string]int64) []wire.Reason {
 		return nil
 	}
 	return []wire.Reason{{Code: wire.CodeRollback, Detail: "the rollback floor that this device had is gone; order it to be written anew"}}
+}
+
+// weaker denies a device whose platform has a weaker root of trust than it has proven before. Who takes a TPM out of
+// its machine can ask it from any other: a site that accepts virtual machines must not thereby accept one that holds
+// the TPM of a stolen box. Naming the device's profiles in its policy overrides this.
+func weaker(f finding, d store.Device, seen map[string]int64) []wire.Reason {
+	now, told := f.versions[versionRoot]
+	if !told || now >= seen[versionRoot] || len(d.Policy.Profiles) > 0 {
+		return nil
+	}
+	return []wire.Reason{{Code: wire.CodeFirmware, Detail: "this device has proven a platform with a stronger root of trust before; " +
+		"if it has really changed, name its profile: sealboot device policy"}}
 }
 
 // wentBack says in what a device shows older versions than before. That is not a reason to deny, since a

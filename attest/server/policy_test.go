@@ -146,3 +146,26 @@ func TestBrokenDocumentDeniesEverything(t *testing.T) {
 		t.Errorf("%d %s", status, code)
 	}
 }
+
+// TestWeakerRootOfTrust takes the TPM of a machine into others.
+func TestWeakerRootOfTrust(t *testing.T) {
+	at := func(r policy.RootOfTrust) map[string]int64 { return map[string]int64{versionRoot: int64(r.Strength())} }
+	pinned := store.Device{Policy: store.DevicePolicy{Profiles: []string{"vm"}}}
+	for name, c := range map[string]struct {
+		now, seen map[string]int64
+		device    store.Device
+		denied    bool
+	}{
+		"first boot":         {now: at(policy.RootVirtual)},
+		"the same":           {now: at(policy.RootHardware), seen: at(policy.RootHardware)},
+		"stronger":           {now: at(policy.RootLocked), seen: at(policy.RootWritable)},
+		"into a VM":          {now: at(policy.RootVirtual), seen: at(policy.RootHardware), denied: true},
+		"into open firmware": {now: at(policy.RootWritable), seen: at(policy.RootLocked), denied: true},
+		"operator says so":   {now: at(policy.RootVirtual), seen: at(policy.RootHardware), device: pinned},
+		"a renewal":          {now: map[string]int64{}, seen: at(policy.RootHardware)},
+	} {
+		if got := weaker(finding{versions: c.now}, c.device, c.seen); (len(got) > 0) != c.denied {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
