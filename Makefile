@@ -67,8 +67,15 @@ size: ## Show the sizes of the loader that "make run" booted, and fail over the 
 
 bench: bench-fetch bench-tuf bench-attest ## All benchmarks
 
-bench-fetch: ## Downloads: the fetcher beside curl and skopeo
+bench-fetch: deps build/bench-root.tar ## Downloads: the fetcher beside curl and skopeo, unpacking beside tar
 	go run ./boot/fetch/benchfetch
+	go run ./boot/unpack/bench build/bench-root.tar
+
+# An ordinary root of about 360 MB.
+build/bench-root.tar:
+	@mkdir -p build
+	mmdebstrap --quiet --variant=minbase --include=linux-image-cloud-amd64,systemd-sysv,cryptsetup,podman bookworm $@.tmp.tar
+	mv $@.tmp.tar $@
 
 tuf-client: ## Build the client for the TUF project's conformance suite into build/tuf-client
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./cmds/tuf-client

@@ -22,14 +22,7 @@ const sessionNonce = 16
 // activate has the TPM open the credential, which it does only under the release key's approval of the PCR values
 // that were quoted and of this credential.
 func (c *Client) activate(ctx context.Context, x *exchange, credential *keys.Credential) ([]byte, error) {
-	policy, err := keys.ReleasePolicy(x.quoted, credential)
-	if err != nil {
-		return nil, err
-	}
-	cpHash, err := credential.CPHash()
-	if err != nil {
-		return nil, err
-	}
+	policy, cpHash := keys.ReleasePolicy(x.quoted, credential), credential.CPHash()
 	p := &approved{
 		tpm: c.TPM, release: c.ReleaseKey, policy: policy, ref: keys.RefRelease, signature: x.release.Approval,
 		steps: func(s tpm2.TPMISHPolicy) []step {
@@ -50,7 +43,7 @@ func (c *Client) activate(ctx context.Context, x *exchange, credential *keys.Cre
 		options: []tpm2.AuthOption{tpm2.Salted(x.ek.handle, *x.ek.public), tpm2.AESEncryption(128, tpm2.EncryptOut)},
 	}
 	var k []byte
-	err = p.do(ctx, func(s tpm2.Session) error {
+	err := p.do(ctx, func(s tpm2.Session) error {
 		ekAuth, closeEK, err := ekSession(ctx, c.TPM, x.ek)
 		if err != nil {
 			return err

@@ -92,17 +92,13 @@ func (a *AgentKey) sign(ctx context.Context, digest []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := keys.AgentPolicy(now)
-	if err != nil {
-		return nil, err
-	}
 	k, err := loadAgentKey(ctx, a.tpm, a.release)
 	if err != nil {
 		return nil, err
 	}
 	defer k.flush()
 	p := &approved{
-		tpm: a.tpm, release: a.release, policy: policy, ref: keys.RefAgentKey, signature: a.approval.Signature,
+		tpm: a.tpm, release: a.release, policy: keys.AgentPolicy(now), ref: keys.RefAgentKey, signature: a.approval.Signature,
 		steps: func(s tpm2.TPMISHPolicy) []step {
 			return []step{func(ctx context.Context) error {
 				_, err := tpm2.PolicyPCR{PolicySession: s, Pcrs: now.Selection()}.Execute(a.tpm.With(ctx))

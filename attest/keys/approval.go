@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/asn1"
+	"encoding/binary"
 	"fmt"
 	"math/big"
 
@@ -70,8 +71,15 @@ func (p PCRs) Digest() []byte {
 	return h.Sum(nil)
 }
 
-func (p PCRs) policy() tpm2.PolicyPCR {
-	return tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: p.Digest()}, Pcrs: p.Selection()}
+// SelectionBytes is the wire form of Selection.
+func (p PCRs) SelectionBytes() []byte {
+	b := binary.BigEndian.AppendUint32(nil, 1)
+	b = binary.BigEndian.AppendUint16(b, uint16(p.Bank))
+	bitmap := [3]byte{}
+	for _, n := range p.Index {
+		bitmap[n/8] |= 1 << (n % 8)
+	}
+	return append(append(b, byte(len(bitmap))), bitmap[:]...)
 }
 
 // Credential is a secret that only one TPM can open, for one AK.
@@ -91,23 +99,24 @@ func (c *Credential) Command() tpm2.ActivateCredential {
 	}
 }
 
-// CPHash binds an approval to this very credential.
-func (c *Credential) CPHash() ([]byte, error) {
-	h, err := tpm2.CPHash[tpm2.ActivateCredentialResponse](tpm2.TPMAlgSHA256, c.Command())
-	if err != nil {
-		return nil, fmt.Errorf("compute cpHash of ActivateCredential: %w", err)
-	}
-	return h.Buffer, nil
+// CPHash binds an approval to this very credential: SHA-256(command code || Names of both handles || parameters), TPM 2.0
+// Part 1, 16.7.
+func (c *Credential) CPHash() []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMCCActivateCredential))
+	b = append(append(b, c.AKName...), c.EKName...)
+	sum := sha256.Sum256(appendSized(appendSized(b, c.Blob), c.Secret))
+	return sum[:]
+}
+
+// appendSized adds a TPM2B. What this protocol puts into one is a message's, and so under 64 KiB.
+func appendSized(b, content []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(content))), content...)
 }
 
 // MakeCredential encrypts secret (at most 32 bytes) so that only the TPM with this EK can open it, and only while it
 // holds the key with this Name.
-func MakeCredential(ek *tpm2.TPMTPublic, akName, secret []byte) (*Credential, error) {
-	key, err := tpm2.ImportEncapsulationKey(ek)
-	if err != nil {
-		return nil, fmt.Errorf("make credential: %w", err)
-	}
-	ekName, err := Name(ek)
+func MakeCredential(ek *Public, akName, secret []byte) (*Credential, error) {
+	key, err := tpm2.ImportEncapsulationKey(&ek.Area)
 	if err != nil {
 		return nil, fmt.Errorf("make credential: %w", err)
 	}
@@ -115,20 +124,27 @@ func MakeCredential(ek *tpm2.TPMTPublic, akName, secret []byte) (*Credential, er
 	if err != nil {
 		return nil, fmt.Errorf("make credential: %w", err)
 	}
-	return &Credential{AKName: akName, EKName: ekName, Blob: blob, Secret: enc}, nil
+	return &Credential{AKName: akName, EKName: ek.Name, Blob: blob, Secret: enc}, nil
 }
 
 // ReleasePolicy is what "release/v1" approves: these PCR values, and this credential.
-func ReleasePolicy(p PCRs, c *Credential) ([]byte, error) {
-	h, err := c.CPHash()
-	if err != nil {
-		return nil, err
-	}
-	return digest(p.policy(), tpm2.PolicyCPHash{CPHashA: tpm2.TPM2BDigest{Buffer: h}})
+func ReleasePolicy(p PCRs, c *Credential) []byte {
+	return extend(AgentPolicy(p), tpm2.TPMCCPolicyCpHash, c.CPHash())
 }
 
 // AgentPolicy is what "agent-key/v1" approves: these PCR values.
-func AgentPolicy(p PCRs) ([]byte, error) { return digest(p.policy()) }
+func AgentPolicy(p PCRs) []byte {
+	return extend(make([]byte, sha256.Size), tpm2.TPMCCPolicyPCR, append(p.SelectionBytes(), p.Digest()...))
+}
+
+// extend is one step of a SHA-256 policy session: TPM 2.0 Part 3, chapter 23.
+func extend(policy []byte, code tpm2.TPMCC, arguments []byte) []byte {
+	h := sha256.New()
+	h.Write(policy)
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(code)))
+	h.Write(arguments)
+	return h.Sum(nil)
+}
 
 // ApprovalDigest is what the release key signs: SHA-256(approved policy || reference).
 func ApprovalDigest(policy []byte, ref string) []byte {
@@ -146,12 +162,9 @@ func Approve(release crypto.Signer, policy []byte, ref string) ([]byte, error) {
 	if rest, err := asn1.Unmarshal(der, &sig); err != nil || len(rest) != 0 || sig.R.BitLen() > 256 || sig.S.BitLen() > 256 {
 		return nil, fmt.Errorf("sign approval %q: the release key made no ECDSA P-256 signature", ref)
 	}
-	return tpm2.Marshal(tpm2.TPMTSignature{
-		SigAlg: tpm2.TPMAlgECDSA,
-		Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA, &tpm2.TPMSSignatureECC{
-			Hash:       tpm2.TPMAlgSHA256,
-			SignatureR: tpm2.TPM2BECCParameter{Buffer: sig.R.FillBytes(make([]byte, 32))},
-			SignatureS: tpm2.TPM2BECCParameter{Buffer: sig.S.FillBytes(make([]byte, 32))},
-		}),
-	}), nil
+	// TPMT_SIGNATURE
+	b := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMAlgECDSA))
+	b = binary.BigEndian.AppendUint16(b, uint16(tpm2.TPMAlgSHA256))
+	b = appendSized(b, sig.R.FillBytes(make([]byte, 32)))
+	return appendSized(b, sig.S.FillBytes(make([]byte, 32))), nil
 }

@@ -166,15 +166,24 @@ func FuzzParsePublic(f *testing.F) {
 	}
 	f.Add(tpm2.Marshal(*withPoint(f, *agent)))
 	f.Add(tpm2.Marshal(rsaHigh()))
+	matchers, err := NewMatchers(&newKey(f).PublicKey)
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		public, _, err := ParsePublic(raw)
 		if err != nil {
+			for _, m := range matchers.EK {
+				if p, err := m.Match(raw); p != nil && err == nil {
+					t.Error("a template matches what is not acceptable")
+				}
+			}
 			return
 		}
 		if !bytes.Equal(tpm2.Marshal(*public), raw) {
 			t.Error("accepted another encoding")
 		}
-		if _, err := MakeCredential(public, make([]byte, 34), make([]byte, 32)); err != nil {
+		if _, err := MakeCredential(&Public{Area: *public}, make([]byte, 34), make([]byte, 32)); err != nil {
 			return // not a key that can be encrypted to
 		}
 	})

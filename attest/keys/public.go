@@ -16,8 +16,12 @@ import (
 	"github.com/sealboot/sealboot/measure/pcr"
 )
 
-// ErrPublic is wrapped by every error about a public area.
-var ErrPublic = errors.New("public area is not acceptable")
+var (
+	// ErrPublic is wrapped by every error about a public area.
+	ErrPublic = errors.New("public area is not acceptable")
+	// ErrTemplate means that a sound public area was made from another template.
+	ErrTemplate = errors.New("public area was made from another template")
+)
 
 // ParsePublic reads a TPMT_PUBLIC of an RSA-2048, P-256 or P-384 key and the key in it. It accepts the one encoding a
 // TPM produces, and checks the key: exponent 65537, a 2048-bit odd modulus without the mark of CVE-2017-15361, a

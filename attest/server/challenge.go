@@ -14,7 +14,7 @@ import (
 // challenge answers M1 with M2. Only devices that are enrolled get one, so that a stranger can neither
 // make us judge nor fill the audit log.
 func (s *Server) challenge(ctx context.Context, r *http.Request, m1 []byte) ([]byte, error) {
-	m2, claimed, err := s.verifier().Challenge(s.Now(), m1, s.Site.ServerKey)
+	m2, claimed, err := s.verifier.Challenge(s.Now(), m1, s.Site.ServerKey)
 	var refused *verify.Refusal
 	if errors.As(err, &refused) {
 		return nil, &failure{status: http.StatusForbidden, code: refused.Code, reasons: []wire.Reason{refused.Reason}, cause: err}
@@ -37,11 +37,6 @@ func (s *Server) challenge(ctx context.Context, r *http.Request, m1 []byte) ([]b
 		return nil, refuse(http.StatusForbidden, wire.CodeDevice, reason, fmt.Errorf("device %s is %s", d.ID, d.State))
 	}
 	return m2, nil
-}
-
-// verifier is what attest/verify has to know of the site.
-func (s *Server) verifier() *verify.Site {
-	return &verify.Site{Name: s.Site.Name, CookieKey: s.Site.CookieKey, ReleaseKey: s.Site.ReleasePublic(), EKRoots: s.Site.EKRoots}
 }
 
 func notAdmitted(d store.Device) string {

@@ -21,8 +21,7 @@ type Verified struct {
 	Device     *wire.Device // as the device put it; keys and phase are proven, Loader and Banks are claims
 	Transcript [32]byte
 
-	EK        *tpm2.TPMTPublic
-	EKName    []byte
+	EK        *keys.Public
 	AKName    []byte
 	AgentName []byte
 	AgentKey  *ecdsa.PublicKey
@@ -127,7 +126,7 @@ func (s *Site) facts(now time.Time, m3 []byte, v *Verdict) (*Verified, error) {
 		return nil, err
 	}
 	t := wire.Transcript(e.M1, e.M2)
-	attest, info, err := parseQuote(e.Quote, t, *asked)
+	quote, err := parseQuote(e.Quote, t, *asked)
 	if err != nil {
 		return nil, err
 	}
@@ -135,10 +134,10 @@ func (s *Site) facts(now time.Time, m3 []byte, v *Verdict) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSignature(wire.CodeSignature, k.akKey, e.Quote, e.QuoteSignature); err != nil {
+	if err := checkSignature(wire.CodeSignature, k.ak.Key, e.Quote, e.QuoteSignature); err != nil {
 		return nil, err
 	}
-	if err := checkValues(info, asked, e.PCRValues); err != nil {
+	if err := checkValues(quote.digest, asked, e.PCRValues); err != nil {
 		return nil, err
 	}
 	if err := checkCertify(&e, k, t); err != nil {
@@ -151,15 +150,15 @@ func (s *Site) facts(now time.Time, m3 []byte, v *Verdict) (*Verified, error) {
 	if err := s.checkPhase(device.Phase, l.loader); err != nil {
 		return nil, err
 	}
-	_, endorsement := EKCertificate(device.EKCertificate, k.ekKey, s.EKRoots, s.EKCAs, now)
+	_, endorsement := EKCertificate(device.EKCertificate, k.ek.Key, s.EKRoots, s.EKCAs, now)
 	if errors.Is(endorsement, ErrOtherKey) {
 		return nil, refuse(wire.CodeEK, "%v", endorsement)
 	}
 	return &Verified{
 		Request: request, Device: device, Transcript: t,
-		EK: k.ek, EKName: k.ekName, AKName: k.akName, AgentName: k.agentName, AgentKey: k.agentKey, Endorsement: endorsement,
+		EK: k.ek, AKName: k.ak.Name, AgentName: k.agent.Name, AgentKey: k.agentKey, Endorsement: endorsement,
 		PCRs: *asked, ImagePCR: s.imagePCR(), AuthorityPCR: s.authPCR(), Firmware: l.firmware, Loader: l.loader,
-		Clock: attest.ClockInfo, FirmwareVersion: attest.FirmwareVersion, agentSelection: s.agentSelection(),
+		Clock: quote.clock, FirmwareVersion: quote.firmware, agentSelection: s.agentSelection(),
 	}, nil
 }
 

@@ -11,55 +11,77 @@ import (
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/sealboot/sealboot/attest/keys"
 	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/measure/pcr"
 )
 
+// statement is a TPMS_ATTEST.
+type statement struct {
+	clock    tpm2.TPMSClockInfo
+	firmware uint64
+	attested cryptobyte.String // by type: TPMS_QUOTE_INFO or TPMS_CERTIFY_INFO
+}
+
 // parseAttest reads what a restricted key attests to, and checks what every such statement must have: made inside a
 // TPM, of the right type, and for this transcript.
-func parseAttest(raw []byte, want tpm2.TPMST, code wire.Code, t [32]byte) (*tpm2.TPMSAttest, error) {
-	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](raw)
-	if err != nil {
-		return nil, refuse(code, "not a TPMS_ATTEST: %v", err)
+func parseAttest(raw []byte, want tpm2.TPMST, code wire.Code, t [32]byte) (*statement, error) {
+	s := cryptobyte.String(raw)
+	var magic, resets, restarts uint32
+	var kind uint16
+	var signer, extra cryptobyte.String
+	var a statement
+	var safe uint8
+	if !s.ReadUint32(&magic) || magic != uint32(tpm2.TPMGeneratedValue) {
+		return nil, refuse(code, "magic is %#x: not made by a TPM", magic)
 	}
-	if a.Magic != tpm2.TPMGeneratedValue {
-		return nil, refuse(code, "magic is %#x: not made by a TPM", uint32(a.Magic))
-	}
-	if a.Type != want {
+	if !s.ReadUint16(&kind) || kind != uint16(want) {
 		return nil, &Refusal{wire.Reason{
-			Code: code, Expected: fmt.Sprintf("type %#04x", uint16(want)), Found: fmt.Sprintf("type %#04x", uint16(a.Type)),
+			Code: code, Expected: fmt.Sprintf("type %#04x", uint16(want)), Found: fmt.Sprintf("type %#04x", kind),
 		}}
 	}
-	if !bytes.Equal(a.ExtraData.Buffer, t[:]) {
+	if !s.ReadUint16LengthPrefixed(&signer) || !s.ReadUint16LengthPrefixed(&extra) || !s.ReadUint64(&a.clock.Clock) ||
+		!s.ReadUint32(&resets) || !s.ReadUint32(&restarts) || !s.ReadUint8(&safe) || safe > 1 || !s.ReadUint64(&a.firmware) {
+		return nil, refuse(code, "not a TPMS_ATTEST as a TPM encodes it")
+	}
+	if !bytes.Equal(extra, t[:]) {
 		return nil, &Refusal{wire.Reason{
-			Code: wire.CodeNonce, Expected: hex.EncodeToString(t[:]), Found: hex.EncodeToString(a.ExtraData.Buffer),
+			Code: wire.CodeNonce, Expected: hex.EncodeToString(t[:]), Found: hex.EncodeToString(extra),
 			Detail: "made for another exchange",
 		}}
 	}
-	if !bytes.Equal(tpm2.Marshal(*a), raw) {
-		return nil, refuse(code, "not encoded as a TPM does")
-	}
-	return a, nil
+	a.clock.ResetCount, a.clock.RestartCount, a.clock.Safe, a.attested = resets, restarts, safe == 1, s
+	return &a, nil
+}
+
+// quote is what a quote says.
+type quote struct {
+	statement
+	digest []byte // over the values of the PCRs
 }
 
 // parseQuote also checks that exactly the PCRs of the challenge are covered.
-func parseQuote(raw []byte, t [32]byte, want keys.PCRs) (*tpm2.TPMSAttest, *tpm2.TPMSQuoteInfo, error) {
+func parseQuote(raw []byte, t [32]byte, want keys.PCRs) (*quote, error) {
 	a, err := parseAttest(raw, tpm2.TPMSTAttestQuote, wire.CodeQuoteFormat, t)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	info, err := a.Attested.Quote()
-	if err != nil {
-		return nil, nil, refuse(wire.CodeQuoteFormat, "%v", err)
+	selection := want.SelectionBytes()
+	if !bytes.HasPrefix(a.attested, selection) {
+		r := wire.Reason{Code: wire.CodeSelection, Expected: describeSelection(want.Selection())}
+		if found, err := tpm2.Unmarshal[tpm2.TPMSQuoteInfo](a.attested); err == nil {
+			r.Found = describeSelection(found.PCRSelect)
+		}
+		return nil, &Refusal{r}
 	}
-	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(want.Selection())) {
-		return nil, nil, &Refusal{wire.Reason{
-			Code: wire.CodeSelection, Expected: describeSelection(want.Selection()), Found: describeSelection(info.PCRSelect),
-		}}
+	rest := a.attested[len(selection):]
+	var digest cryptobyte.String
+	if !rest.ReadUint16LengthPrefixed(&digest) || !rest.Empty() {
+		return nil, refuse(wire.CodeQuoteFormat, "not a TPMS_QUOTE_INFO as a TPM encodes it")
 	}
-	return a, info, nil
+	return &quote{*a, digest}, nil
 }
 
 func describeSelection(l tpm2.TPMLPCRSelection) string {
@@ -75,27 +97,27 @@ func describeSelection(l tpm2.TPMLPCRSelection) string {
 
 // checkSignature verifies a TPMT_SIGNATURE over a statement, with the one scheme that the key's template allows.
 func checkSignature(code wire.Code, key crypto.PublicKey, statement, signature []byte) error {
-	sig, err := tpm2.Unmarshal[tpm2.TPMTSignature](signature)
-	if err != nil {
-		return refuse(code, "not a TPMT_SIGNATURE: %v", err)
+	raw := cryptobyte.String(signature)
+	var scheme, hash uint16
+	if !raw.ReadUint16(&scheme) || !raw.ReadUint16(&hash) || hash != uint16(tpm2.TPMAlgSHA256) {
+		return refuse(code, "not a TPMT_SIGNATURE with SHA-256")
 	}
 	digest := sha256.Sum256(statement)
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
-		ecc, err := sig.Signature.ECDSA()
-		if sig.SigAlg != tpm2.TPMAlgECDSA || err != nil || ecc.Hash != tpm2.TPMAlgSHA256 {
+		var r, s cryptobyte.String
+		if scheme != uint16(tpm2.TPMAlgECDSA) || !raw.ReadUint16LengthPrefixed(&r) || !raw.ReadUint16LengthPrefixed(&s) || !raw.Empty() {
 			return refuse(code, "signature is not ECDSA with SHA-256")
 		}
-		r, s := new(big.Int).SetBytes(ecc.SignatureR.Buffer), new(big.Int).SetBytes(ecc.SignatureS.Buffer)
-		if ecdsa.Verify(k, digest[:], r, s) {
+		if ecdsa.Verify(k, digest[:], new(big.Int).SetBytes(r), new(big.Int).SetBytes(s)) {
 			return nil
 		}
 	case *rsa.PublicKey:
-		ssa, err := sig.Signature.RSASSA()
-		if sig.SigAlg != tpm2.TPMAlgRSASSA || err != nil || ssa.Hash != tpm2.TPMAlgSHA256 {
+		var sig cryptobyte.String
+		if scheme != uint16(tpm2.TPMAlgRSASSA) || !raw.ReadUint16LengthPrefixed(&sig) || !raw.Empty() {
 			return refuse(code, "signature is not RSASSA with SHA-256")
 		}
-		if rsa.VerifyPKCS1v15(k, crypto.SHA256, digest[:], ssa.Sig.Buffer) == nil {
+		if rsa.VerifyPKCS1v15(k, crypto.SHA256, digest[:], sig) == nil {
 			return nil
 		}
 	}
@@ -103,7 +125,7 @@ func checkSignature(code wire.Code, key crypto.PublicKey, statement, signature [
 }
 
 // checkValues compares the claimed PCR values with the digest that was signed. From here on they are facts.
-func checkValues(info *tpm2.TPMSQuoteInfo, values *keys.PCRs, claimed [][]byte) error {
+func checkValues(quoted []byte, values *keys.PCRs, claimed [][]byte) error {
 	if len(claimed) != len(values.Index) {
 		return refuse(wire.CodePCRDigest, "%d values for %d PCRs", len(claimed), len(values.Index))
 	}
@@ -113,9 +135,9 @@ func checkValues(info *tpm2.TPMSQuoteInfo, values *keys.PCRs, claimed [][]byte) 
 		}
 	}
 	values.Values = claimed
-	if !bytes.Equal(info.PCRDigest.Buffer, values.Digest()) {
+	if !bytes.Equal(quoted, values.Digest()) {
 		return &Refusal{wire.Reason{
-			Code: wire.CodePCRDigest, Expected: hex.EncodeToString(info.PCRDigest.Buffer), Found: hex.EncodeToString(values.Digest()),
+			Code: wire.CodePCRDigest, Expected: hex.EncodeToString(quoted), Found: hex.EncodeToString(values.Digest()),
 			Detail: "the PCR values are not those that were quoted",
 		}}
 	}
@@ -128,15 +150,16 @@ func checkCertify(e *wire.Evidence, k *deviceKeys, t [32]byte) error {
 	if err != nil {
 		return err
 	}
-	info, err := a.Attested.Certify()
-	if err != nil {
-		return refuse(wire.CodeCertify, "%v", err)
+	var name, qualified cryptobyte.String
+	rest := a.attested
+	if !rest.ReadUint16LengthPrefixed(&name) || !rest.ReadUint16LengthPrefixed(&qualified) || !rest.Empty() {
+		return refuse(wire.CodeCertify, "not a TPMS_CERTIFY_INFO as a TPM encodes it")
 	}
-	if !bytes.Equal(info.Name.Buffer, k.agentName) {
+	if !bytes.Equal(name, k.agent.Name) {
 		return &Refusal{wire.Reason{
-			Code: wire.CodeCertify, Expected: hex.EncodeToString(k.agentName), Found: hex.EncodeToString(info.Name.Buffer),
+			Code: wire.CodeCertify, Expected: hex.EncodeToString(k.agent.Name), Found: hex.EncodeToString(name),
 			Detail: "the AK certified another key",
 		}}
 	}
-	return checkSignature(wire.CodeCertify, k.akKey, e.Certify, e.CertifySig)
+	return checkSignature(wire.CodeCertify, k.ak.Key, e.Certify, e.CertifySig)
 }

@@ -69,11 +69,7 @@ func seal(r *wire.Release, facts *Verified, g Grant) (ack []byte, err error) {
 		return nil, err
 	}
 	r.Credential, r.EncryptedSecret = credential.Blob, credential.Secret
-	policy, err := keys.ReleasePolicy(facts.PCRs, credential)
-	if err != nil {
-		return nil, err
-	}
-	if r.Approval, err = keys.Approve(g.ReleaseKey, policy, keys.RefRelease); err != nil {
+	if r.Approval, err = keys.Approve(g.ReleaseKey, keys.ReleasePolicy(facts.PCRs, credential), keys.RefRelease); err != nil {
 		return nil, err
 	}
 	if r.Box, err = wire.SealSecrets(k, facts.Transcript, g.Decision, g.Secrets); err != nil {
@@ -87,12 +83,8 @@ func approveAgent(r *wire.Release, facts *Verified, release crypto.Signer) error
 	if err != nil {
 		return err
 	}
-	policy, err := keys.AgentPolicy(*after)
-	if err != nil {
-		return err
-	}
 	r.AgentBank, r.AgentPCRs = pcr.BankName(after.Bank), after.Index
-	r.AgentApproval, err = keys.Approve(release, policy, keys.RefAgentKey)
+	r.AgentApproval, err = keys.Approve(release, keys.AgentPolicy(*after), keys.RefAgentKey)
 	return err
 }
 

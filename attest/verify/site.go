@@ -4,8 +4,10 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -26,6 +28,8 @@ type Site struct {
 	Banks      []string         // PCR banks in order of preference; nil means sha256, sha384
 	ImagePCR   int              // 0 means 12
 	AuthPCR    int              // 0 means 13
+
+	matchers atomic.Pointer[keys.Matchers]
 }
 
 // Refusal is the reason why a message is not answered. It is an error, and a [wire.Reason] for the audit log.
@@ -117,51 +121,52 @@ func (s *Site) Challenge(now time.Time, m1 []byte, server crypto.Signer) (m2 []b
 
 // deviceKeys are the keys of M1, parsed and found to have the right templates.
 type deviceKeys struct {
-	ek, ak, agent             *tpm2.TPMTPublic
-	ekKey, akKey              crypto.PublicKey
-	agentKey                  *ecdsa.PublicKey
-	ekName, akName, agentName []byte
+	ek, ak, agent *keys.Public
+	agentKey      *ecdsa.PublicKey
 }
 
 func (s *Site) deviceKeys(d *wire.Device) (*deviceKeys, error) {
+	m, err := s.keyMatchers()
+	if err != nil {
+		return nil, err
+	}
 	var k deviceKeys
-	var err error
-	if k.ek, k.ekKey, err = keys.ParsePublic(d.EKPublic); err != nil {
-		return nil, refuse(wire.CodeEK, "%v", err)
+	if k.ek, err = match(m.EK, d.EKPublic, wire.CodeEK, "the EK was not made from a template of the TCG EK Credential Profile"); err != nil {
+		return nil, err
 	}
-	if !slices.ContainsFunc(keys.EKs(), func(kind keys.EK) bool { return keys.Matches(k.ek, &kind.Template) }) {
-		return nil, refuse(wire.CodeEK, "the EK was not made from a template of the TCG EK Credential Profile")
+	if k.ak, err = match(m.AK, d.AKPublic, wire.CodeAK,
+		"the AK has not the template of this site; was the loader built for another site or release key?"); err != nil {
+		return nil, err
 	}
-	aks, err := keys.AKs(s.ReleaseKey)
+	if k.agent, err = match(m.Agent, d.AgentPublic, wire.CodeAgentKey, "the agent key has not the template of this site"); err != nil {
+		return nil, err
+	}
+	k.agentKey = k.agent.Key.(*ecdsa.PublicKey) // the template is of a P-256 key
+	return &k, nil
+}
+
+func match(templates []*keys.Matcher, raw []byte, code wire.Code, other string) (*keys.Public, error) {
+	p, err := keys.MatchAny(templates, raw)
+	switch {
+	case errors.Is(err, keys.ErrTemplate):
+		return nil, refuse(code, "%s", other)
+	case err != nil:
+		return nil, refuse(code, "%v", err)
+	}
+	return p, nil
+}
+
+// keyMatchers are made at the first use, and again if the release key is another.
+func (s *Site) keyMatchers() (*keys.Matchers, error) {
+	if m := s.matchers.Load(); m != nil && m.Release == s.ReleaseKey {
+		return m, nil
+	}
+	m, err := keys.NewMatchers(s.ReleaseKey)
 	if err != nil {
 		return nil, err
 	}
-	if k.ak, k.akKey, err = keys.ParsePublic(d.AKPublic); err != nil {
-		return nil, refuse(wire.CodeAK, "%v", err)
-	}
-	if !slices.ContainsFunc(aks, func(t tpm2.TPMTPublic) bool { return keys.Matches(k.ak, &t) }) {
-		return nil, refuse(wire.CodeAK, "the AK has not the template of this site; was the loader built for another site or release key?")
-	}
-	agent, err := keys.AgentKey(s.ReleaseKey)
-	if err != nil {
-		return nil, err
-	}
-	var agentKey crypto.PublicKey
-	if k.agent, agentKey, err = keys.ParsePublic(d.AgentPublic); err != nil {
-		return nil, refuse(wire.CodeAgentKey, "%v", err)
-	}
-	if !keys.Matches(k.agent, agent) {
-		return nil, refuse(wire.CodeAgentKey, "the agent key has not the template of this site")
-	}
-	k.agentKey = agentKey.(*ecdsa.PublicKey) // the template is of a P-256 key
-	if k.ekName, err = keys.NameOf(k.ek.NameAlg, d.EKPublic); err != nil {
-		return nil, err
-	}
-	if k.akName, err = keys.NameOf(k.ak.NameAlg, d.AKPublic); err != nil {
-		return nil, err
-	}
-	k.agentName, err = keys.NameOf(k.agent.NameAlg, d.AgentPublic)
-	return &k, err
+	s.matchers.Store(m)
+	return m, nil
 }
 
 // bankOf is the algorithm of a bank that a challenge named.
