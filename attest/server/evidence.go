@@ -162,9 +162,13 @@ func (s *Server) secrets(d *decision, cert []byte) (*wire.Secrets, error) {
 	if err != nil {
 		return nil, err
 	}
+	extra, err := s.Site.Secrets(d.device.ID)
+	if err != nil {
+		return nil, err
+	}
 	return &wire.Secrets{
 		Version: wire.Version, SealKey: append([]byte(nil), s.Site.SealKey...), FirstBoot: d.device.MayFormat,
-		AgentCertificate: cert, SiteCA: s.Site.CA.PEM(), AttestationResult: res,
+		AgentCertificate: cert, SiteCA: s.Site.CA.PEM(), AttestationResult: res, Extra: extra,
 	}, nil
 }
 

@@ -22,7 +22,7 @@ var ErrChain = errors.New("audit chain is broken")
 
 // Event is what happened, as the audit log keeps it. It never holds a secret.
 type Event struct {
-	Kind     string            `json:"kind"` // "decision", "ack", "enrol", "state", "format", "policy", "token", "health"
+	Kind     string            `json:"kind"` // "decision", "ack", "enrol", "state", "format", "policy", "token", "secret", "health"
 	Device   string            `json:"device,omitempty"`
 	Decision string            `json:"decision,omitempty"`
 	Phase    string            `json:"phase,omitempty"`
@@ -115,6 +115,11 @@ func (v *Verifier) At(h Head) error {
 		return fmt.Errorf("%w: %q ends at record %d, its head says %d", ErrChain, h.Replica, v.seq, h.Seq)
 	}
 	return nil
+}
+
+// Note adds a record of something that changes nothing in the store.
+func (s *Store) Note(ctx context.Context, e Event) error {
+	return s.update(ctx, func(tx *sql.Tx) error { return s.append(ctx, tx, e) })
 }
 
 // append adds e to this replica's chain inside tx and signs the new head. Updating the head's row

@@ -19,9 +19,9 @@ import (
 func newSiteCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "site",
-		Short: "Create a site and the configuration of its loaders",
+		Short: "Create a site, the configuration of its loaders, and secrets for its devices",
 	}
-	cmd.AddCommand(newSiteInitCmd(), newSiteConfigCmd())
+	cmd.AddCommand(newSiteInitCmd(), newSiteConfigCmd(), newSecretCmd())
 	return cmd
 }
 

@@ -9,6 +9,7 @@
 //	cookie.key    seals challenges between two messages
 //	seal.key      the site's seal key, wrapped by kek.key
 //	kek.key       the key-encryption key
+//	secrets/      the operator's own secrets for devices' operating systems, wrapped by kek.key
 //	ek-roots.pem  certificates of TPM manufacturers (or their intermediates) that may endorse a device
 //	attestd.db    the store, unless the settings name a PostgreSQL database
 //
@@ -64,6 +65,8 @@ type Site struct {
 	CookieKey  wire.CookieKey
 	SealKey    []byte
 	EKRoots    *x509.CertPool // nil when endorsement is by hash
+
+	kek seal.KEK
 }
 
 const (
@@ -258,15 +261,14 @@ func (s *Site) loadSecrets() error {
 		return fmt.Errorf("%s has %d bytes, want %d", fileCookie, len(cookie), len(s.CookieKey))
 	}
 	copy(s.CookieKey[:], cookie)
-	kek, err := seal.OpenFileKEK(s.path(fileKEK))
-	if err != nil {
+	if s.kek, err = seal.OpenFileKEK(s.path(fileKEK)); err != nil {
 		return err
 	}
 	wrapped, err := seal.ReadFile(s.path(fileSeal))
 	if err != nil {
 		return err
 	}
-	if s.SealKey, err = kek.Unwrap(wrapped, s.Name); err != nil {
+	if s.SealKey, err = s.kek.Unwrap(wrapped, s.Name); err != nil {
 		return fmt.Errorf("%s: %w", fileSeal, err)
 	}
 	roots, err := os.ReadFile(s.path(fileRoots))
