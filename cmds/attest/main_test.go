@@ -58,9 +58,23 @@ func TestHandoverScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	credentials := filepath.Join(root, ".extra", "system_credentials")
+	if err := os.Mkdir(credentials, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(credentials, "sealboot.seal-key.cred"), []byte("secret"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	// The mount must be there before the first secret is.
+	bin, mounts := t.TempDir(), filepath.Join(root, "mounts")
+	mount := "#!/bin/sh\nfor last; do :; done\nls \"$last\"\necho \"$@\" >> " + mounts + "\n"
+	if err := os.WriteFile(filepath.Join(bin, "mount"), []byte(mount), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	text := strings.Replace(string(script), "to=/run/sealboot", "to="+to, 1)
 	for range 2 { // the second time there is nothing to do
-		if out, err := exec.Command("/bin/sh", "-c", text, "handover", root).CombinedOutput(); err != nil {
+		if out, err := exec.Command("/bin/sh", "-c", text, "handover", root).CombinedOutput(); err != nil || len(out) > 0 {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
@@ -69,7 +83,12 @@ func TestHandoverScript(t *testing.T) {
 			t.Errorf("%s: %v, want mode %o", path, err, mode)
 		}
 	}
-	if _, err := os.Stat(from); err == nil {
-		t.Error("the handover was left in the initramfs")
+	if got, err := os.ReadFile(mounts); err != nil || string(got) != "-t ramfs -o mode=0700,nosuid,nodev,noexec ramfs "+to+"\n" {
+		t.Errorf("mounted %q, %v; a tmpfs could be swapped out", got, err)
+	}
+	for _, path := range []string{from, credentials} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s was left in the initramfs", path)
+		}
 	}
 }

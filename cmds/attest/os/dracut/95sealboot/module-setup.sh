@@ -7,6 +7,6 @@ depends() { return 0; }
 
 install() {
 	inst_simple /usr/lib/sealboot/handover /usr/lib/sealboot/handover
-	inst_multiple cp mkdir chmod rm rmdir
+	inst_multiple cp mkdir chmod mount rm rmdir
 	inst_hook pre-pivot 05 "$moddir/sealboot-handover.sh"
 }
