@@ -84,5 +84,5 @@ func explain(err error, t lab.Tamper) error {
 		return fmt.Errorf("%w\nThis is the refusal that tampering with %q must end in", err, t)
 	}
 	stage, reason := t.Refusal()
-	return errors.Join(err, fmt.Errorf("tampering with %q had to end in stage %s with a reason about the %s", t, stage, reason))
+	return errors.Join(err, fmt.Errorf("tampering with %q had to end in stage %s for the reason %q", t, stage, reason))
 }

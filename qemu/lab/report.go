@@ -30,13 +30,7 @@ func (l *Lab) summary() {
 	}
 	table(l.o.Out, "Stages", rows)
 	for n, b := range l.facts.boots {
-		rows = nil
-		for _, e := range b.Events {
-			if e.Event == "done" && e.Stage != "" {
-				rows = append(rows, []string{e.Stage, fmt.Sprintf("%.1f s", e.Took), e.Text})
-			}
-		}
-		table(l.o.Out, fmt.Sprintf("Loader, boot %d (the machine was on for %.1f s)", n+1, b.Took.Seconds()), rows)
+		table(l.o.Out, fmt.Sprintf("Loader, boot %d (the machine was on for %.1f s)", n+1, b.Took.Seconds()), b.stageRows())
 	}
 	table(l.o.Out, "PCR 12", l.pcrRows())
 	table(l.o.Out, "Sizes", l.sizeRows())
@@ -52,6 +46,22 @@ func (l *Lab) summary() {
 		{"evidence", l.path("evidence")},
 		{"site", l.site},
 	})
+}
+
+// stageRows are the loader's stages, with their times and with what each said last.
+func (b *Boot) stageRows() [][]string {
+	var rows [][]string
+	said := ""
+	for _, e := range b.Events {
+		switch e.Event {
+		case "info":
+			said = e.Text
+		case "done":
+			rows = append(rows, []string{e.Stage, fmt.Sprintf("%.1f s", e.Took), said})
+			said = ""
+		}
+	}
+	return rows
 }
 
 // reference is the image's, as it was predicted.
@@ -112,7 +122,7 @@ func (l *Lab) quoted(phase wire.Phase, pcr int) string {
 
 // evidence finds what attestd kept of the machine's last exchange in a phase.
 func (l *Lab) evidence(phase wire.Phase) (string, *wire.Evidence, error) {
-	files, err := filepath.Glob(l.path("evidence", "*-"+string(phase)+".json"))
+	files, err := filepath.Glob(l.path("evidence", l.facts.device+"*-"+string(phase)+".json"))
 	if err != nil || len(files) == 0 {
 		return "", nil, fmt.Errorf("attestd kept no evidence of phase %s in %s", phase, l.path("evidence"))
 	}

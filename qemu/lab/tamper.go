@@ -49,14 +49,18 @@ func Tampers() []Tamper {
 // Refusal is what must stop a boot with t: the loader's stage, and a part of the reason that it shows.
 func (t Tamper) Refusal() (stage, reason string) {
 	switch t {
-	case TamperUKI:
-		return "attest", "loader"
-	case TamperKernel, TamperInitrd, TamperCmdline:
-		return "attest", "image"
+	case TamperUKI: // the UKI's section that holds the initramfs
+		return "attest", "loader: PCR 11, "
+	case TamperKernel:
+		return "attest", "artifact kernel"
+	case TamperInitrd:
+		return "attest", "artifact layer"
+	case TamperCmdline:
+		return "attest", "artifact cmdline"
 	case TamperLog:
-		return "attest", "log"
+		return "attest", "attestd denies: log"
 	case TamperM4, TamperReplay:
-		return "attest", "server key"
+		return "attest", "server signature does not verify"
 	}
 	return "", ""
 }
