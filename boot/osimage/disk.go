@@ -38,7 +38,7 @@ var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // fromDiskArtifact writes a disk image to the disk, unless it is there, reads
 // all of it back, and boots the kernel that was published beside it.
 func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline string, content Content, opts Options) (_ *Image, err error) {
-	if opts.Disk == nil {
+	if opts.Disk == nil && !opts.DryRun {
 		return nil, fmt.Errorf("%w: a disk image, but no disk to write it to is configured", ErrUnsupported)
 	}
 	if !has(layers, roleKernel) {
@@ -89,6 +89,9 @@ func placeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, o
 	if err != nil {
 		return want, err
 	}
+	if opts.DryRun {
+		return packedDisk(ctx, layer, content, want)
+	}
 	room, err := sizeOf(opts.Disk)
 	if err != nil {
 		return want, err
@@ -103,8 +106,7 @@ func placeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, o
 		return want, fmt.Errorf("write disk image to %s: %w", opts.Disk.Name(), err)
 	}
 	if want.SHA256 != "" && wrote != want {
-		return want, fmt.Errorf("%w: the disk has %d bytes with digest %s, its annotations say %d and %s",
-			ErrInvalid, wrote.Size, wrote.SHA256, want.Size, want.SHA256)
+		return want, otherDisk(wrote, want)
 	}
 	have, err := hashDisk(ctx, opts.Disk, wrote.Size)
 	if err != nil {
@@ -114,6 +116,36 @@ func placeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, o
 		return want, fmt.Errorf("%s does not give back what was written to it: replace the disk", opts.Disk.Name())
 	}
 	return have, nil
+}
+
+// packedDisk returns the descriptor's entry of a disk image that is not
+// written; want is what its annotations say.
+func packedDisk(ctx context.Context, layer ocispec.Descriptor, content Content, want event.Artifact) (event.Artifact, error) {
+	f, err := content.Blob(ctx, layer)
+	if err != nil {
+		return want, err
+	}
+	defer f.Close()
+	have, err := rawDisk(ctx, layer.MediaType, f)
+	if err == nil && want.SHA256 != "" && have != want {
+		return want, otherDisk(have, want)
+	}
+	return have, err
+}
+
+func otherDisk(have, want event.Artifact) error {
+	return fmt.Errorf("%w: the disk has %d bytes with digest %s, its annotations say %d and %s",
+		ErrInvalid, have.Size, have.SHA256, want.Size, want.SHA256)
+}
+
+// rawDisk hashes the raw content of the disk image in f.
+func rawDisk(ctx context.Context, mediaType string, f *os.File) (event.Artifact, error) {
+	h := sha256.New()
+	w := &diskWriter{ctx: ctx, to: h, room: maxBlob}
+	if err := decompressDisk(ctx, mediaType, f, w); err != nil {
+		return event.Artifact{}, fmt.Errorf("disk image %s: %w", f.Name(), err)
+	}
+	return event.Artifact{Role: event.RoleDisk, SHA256: hex.EncodeToString(h.Sum(nil)), Size: w.done}, nil
 }
 
 // announced reads the annotations about the raw content; without them the
@@ -162,15 +194,11 @@ func writeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, d
 // DescribeDisk returns the annotations of a disk image's layer, so that a disk
 // which holds the image is recognised: digest and size of the raw content of f.
 func DescribeDisk(ctx context.Context, mediaType string, f *os.File) (map[string]string, error) {
-	h := sha256.New()
-	w := &diskWriter{ctx: ctx, to: h, room: maxBlob}
-	if err := decompressDisk(ctx, mediaType, f, w); err != nil {
-		return nil, fmt.Errorf("disk image %s: %w", f.Name(), err)
+	raw, err := rawDisk(ctx, mediaType, f)
+	if err != nil {
+		return nil, err
 	}
-	return map[string]string{
-		AnnotationRawSHA256: hex.EncodeToString(h.Sum(nil)),
-		AnnotationRawSize:   strconv.FormatInt(w.done, 10),
-	}, nil
+	return map[string]string{AnnotationRawSHA256: raw.SHA256, AnnotationRawSize: strconv.FormatInt(raw.Size, 10)}, nil
 }
 
 // decompressDisk writes the raw disk in f to w.

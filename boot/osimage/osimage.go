@@ -81,6 +81,8 @@ type Options struct {
 	// Disk is where a disk image is written to, a block device or a file,
 	// open for reading and writing. Without it such images are refused.
 	Disk *os.File
+	// DryRun describes a disk image without writing it anywhere.
+	DryRun bool
 }
 
 func (o *Options) memAvailable() (int64, error) {

@@ -43,6 +43,7 @@ type Plan struct {
 
 // DryRun does everything up to the measurement with the machine's only source.
 func (m *Machine) DryRun(ctx context.Context) (*Plan, error) {
+	m.dry = true
 	s, err := m.source(&m.o.Site.Sources[0])
 	if err != nil {
 		return nil, err

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"os"
 	"os/exec"
@@ -71,6 +73,7 @@ func TestDiskImage(t *testing.T) {
 		return path
 	}
 	path := file("vda", 2<<20)
+	dryRun(t, layout, dev, path, raw)
 	file("small", 1<<19)
 
 	t.Run("file", func(t *testing.T) { bootsFromDisk(t, layout, dev, path, raw) })
@@ -118,5 +121,29 @@ func bootsFromDisk(t *testing.T, layout, dev, path string, raw []byte) {
 		if err != nil || len(got) < len(raw) || !bytes.Equal(got[:len(raw)], raw) {
 			t.Errorf("%s: the disk holds something else (%v)", boot, err)
 		}
+	}
+}
+
+// dryRun finds what a boot would measure, and leaves the disk alone.
+func dryRun(t *testing.T, layout, dev, path string, raw []byte) {
+	t.Helper()
+	site := &config.Site{Name: "s", Sources: []config.Source{{Type: config.SourceMedia, Ref: "v1", Disk: "/dev/" + filepath.Base(path)}}}
+	m, err := New(Options{Site: site, Console: console.New(console.Options{Out: t.Output()}), Layout: layout, NoNetwork: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	m.volumes.Dev = dev
+	p, err := m.DryRun(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(raw)
+	if a := p.Artifacts[0]; a.Role != "disk" || a.SHA256 != hex.EncodeToString(sum[:]) || a.Size != int64(len(raw)) {
+		t.Errorf("a dry run measures %+v", a)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || bytes.ContainsFunc(got, func(r rune) bool { return r != 0 }) {
+		t.Errorf("a dry run wrote to the disk (%v)", err)
 	}
 }

@@ -57,6 +57,7 @@ func (m *Machine) options(src *config.Source) osimage.Options {
 	return osimage.Options{
 		Cmdline:  m.o.Site.Cmdline,
 		Arch:     platform(src.Platform).Architecture,
+		DryRun:   m.dry,
 		Progress: func(done, total int64) { m.o.Console.Progress(done, total, 0, 0) },
 	}
 }

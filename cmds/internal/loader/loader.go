@@ -61,6 +61,7 @@ type Machine struct {
 	up      *netup.Network // nil as long as there is none of ours
 	volumes volume.System
 	floor   *nvFloor
+	dry     bool // nothing may be changed
 
 	cacheOnce sync.Once
 	cacheRoot string // where SB-CACHE is mounted; empty without it

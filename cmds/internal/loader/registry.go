@@ -151,7 +151,7 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 	o := m.options(src)
 	if osimage.NeedsDisk(found.Manifest) {
 		// The disk may hold the image: then its blob is not fetched.
-		if src.Disk != "" {
+		if src.Disk != "" && !m.dry {
 			if o.Disk, err = m.volumes.OpenDisk(ctx, src.Disk); err != nil {
 				return nil, err
 			}
