@@ -56,7 +56,7 @@ func (l *Lab) bundleSource(ctx context.Context) (map[string]any, error) {
 	if err := l.makeMedia(ctx, l.path("stick")); err != nil {
 		return nil, err
 	}
-	return map[string]any{"type": "media", "root": root, "target": tufTarget}, nil
+	return map[string]any{"type": "media", "root": root, "target": bundleTarget}, nil
 }
 
 // mediaLabel is the volume that the loader looks for.

@@ -11,14 +11,18 @@ import (
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 )
 
-// tufTarget is the name under which the repository has the image.
-const tufTarget = "demo"
+// The names under which the repository has the image: by its digest in the
+// registry, and with all its bytes.
+const (
+	tufTarget    = "demo"
+	bundleTarget = "demo-offline"
+)
 
 // tufSource publishes the image in a TUF repository as its operator would: the
 // target names the image's digest, the bytes stay in the registry. Any web
 // server can serve it, without TLS.
 func (l *Lab) tufSource(ctx context.Context) (map[string]any, error) {
-	if err := l.TUF(ctx, "init", "--generate", l.path("tuf-keys")); err != nil {
+	if err := l.initTUF(ctx); err != nil {
 		return nil, err
 	}
 	if err := l.PublishTUF(ctx, 1); err != nil {
@@ -37,6 +41,14 @@ func (l *Lab) tufSource(ctx context.Context) (map[string]any, error) {
 		"type": "tuf", "root": root, "target": tufTarget, "plainHTTP": true,
 		"metadataURL": fmt.Sprintf("http://%s:%d/%s", guestHost, web.port, bundle.MetadataDir),
 	}, nil
+}
+
+// initTUF begins the repository, unless there is one.
+func (l *Lab) initTUF(ctx context.Context) error {
+	if _, err := os.Stat(l.tufRepo()); err == nil {
+		return nil
+	}
+	return l.TUF(ctx, "init", "--generate", l.path("tuf-keys"))
 }
 
 func (l *Lab) tufRepo() string { return l.path("tuf-repo") }
@@ -91,13 +103,13 @@ func (l *Lab) makeBundle(ctx context.Context) ([]byte, error) {
 	if out, err := exec.CommandContext(ctx, "tar", "-C", l.facts.layout, "-cf", archive, ".").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("tar: %w: %s", err, out)
 	}
-	if err := l.TUF(ctx, "init", "--generate", l.path("tuf-keys")); err != nil {
+	if err := l.initTUF(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.TUF(ctx, "add", tufTarget, archive, "--kind", "bundle", "--image-version", "1"); err != nil {
+	if err := l.TUF(ctx, "add", bundleTarget, archive, "--kind", "bundle", "--image-version", "1"); err != nil {
 		return nil, err
 	}
-	if err := l.TUF(ctx, "bundle", filepath.Join(stick, "demo.tar"), "--target", tufTarget, "--lifetime", "30d"); err != nil {
+	if err := l.TUF(ctx, "bundle", filepath.Join(stick, "demo.tar"), "--target", bundleTarget, "--lifetime", "30d"); err != nil {
 		return nil, err
 	}
 	return l.tufRoot()
