@@ -71,7 +71,6 @@ type Lab struct {
 	registry int    // port
 	attestd  int    // port
 	admin    int    // port of the status page
-	target   string // where devices are sent: attestd, or a man in the middle
 	unit     string // the machine's directory below Dir; empty for the first
 	tpm      qemu.TPMOptions
 

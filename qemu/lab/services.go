@@ -3,10 +3,8 @@ package lab
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,21 +97,6 @@ func startRegistry(ctx context.Context, dir string, port int) (*service, error) 
 	}
 	return startService(ctx, filepath.Join(dir, "log"), fmt.Sprintf("127.0.0.1:%d", port),
 		exec.Command("docker-registry", "serve", config))
-}
-
-// fetch gets a page of a local server, whose certificate is not checked.
-func fetch(ctx context.Context, url string) (int, error) {
-	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	return resp.StatusCode, nil
 }
 
 // run runs a command to its end and returns what it printed; an error carries
