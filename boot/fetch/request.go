@@ -151,7 +151,7 @@ func accept(resp *http.Response, want span, size int64) (whole bool, err error) 
 		}
 		length = want.end - want.pos
 	default:
-		return false, &StatusError{Code: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
+		return false, &StatusError{Code: resp.StatusCode, RetryAfter: retryAfter(resp.Header)}
 	}
 	if resp.ContentLength >= 0 && resp.ContentLength != length {
 		return false, fmt.Errorf("%w: Content-Length is %d instead of %d", ErrProtocol, resp.ContentLength, length)
@@ -186,14 +186,19 @@ func parseContentRange(s string) (got span, total int64, err error) {
 	return span{nums[0], nums[1] + 1}, nums[2], nil
 }
 
-// retryAfter reads the header of that name (RFC 9110, 10.2.3), seconds only:
-// a date would have to be compared with a clock that may be wrong.
-func retryAfter(s string) time.Duration {
-	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 31)
-	if err != nil {
+// retryAfter reads the header of that name (RFC 9110, 10.2.3). A date is
+// compared with the server's own Date: our clock may be wrong.
+func retryAfter(h http.Header) time.Duration {
+	s := strings.TrimSpace(h.Get("Retry-After"))
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return min(maxRetryAfter, time.Duration(n)*time.Second)
+	}
+	until, err := http.ParseTime(s)
+	now, err2 := http.ParseTime(h.Get("Date"))
+	if err != nil || err2 != nil {
 		return 0
 	}
-	return min(maxRetryAfter, time.Duration(n)*time.Second)
+	return min(maxRetryAfter, max(0, until.Sub(now)))
 }
 
 // watch ends a request that stalls.
