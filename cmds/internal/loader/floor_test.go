@@ -18,6 +18,7 @@ import (
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/handover"
+	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
@@ -220,5 +221,36 @@ func TestFloorClamp(t *testing.T) {
 		if got := f.clamp(c.old, c.next); !got.Equal(c.want) {
 			t.Errorf("%s: %v; want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// TestFloorOnDisk boots a machine without a TPM, whose floor is a file: it holds
+// against an older repository, and the console says how weak it is.
+func TestFloorOnDisk(t *testing.T) {
+	w := newWorld(t)
+	cache := t.TempDir()
+	w.change = func(o *Options) { o.NoTPM, o.Cache = true, cache }
+	r := w.repo(1)
+	if outcome, err := w.boot(); outcome != flow.Reboot || err == nil || !strings.Contains(err.Error(), "require") {
+		t.Fatalf("the site requires a floor in a TPM: %v, %v", outcome, err)
+	}
+	w.conf.Floor = config.FloorOptional
+	old := [][]byte{r.Last("timestamp"), r.Last("snapshot"), r.Last("targets")}
+	publish(t, r, 2)
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		t.Fatalf("boot: %v, %v", outcome, err)
+	}
+	if flat := strings.Join(strings.Fields(w.out.String()), " "); !strings.Contains(flat, "no TPM: the rollback floor is a file") {
+		t.Errorf("the console does not say that the floor is weak:\n%s", &w.out)
+	}
+	for i, role := range []string{"timestamp", "snapshot", "targets"} {
+		r.Published[role] = append(r.Published[role], old[i])
+		// What was verified before would refuse it too.
+		if err := os.Remove(filepath.Join(cache, "tuf", role+".json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if outcome, err := w.boot(); outcome != flow.Reboot || !errors.Is(err, tuf.ErrRollback) {
+		t.Errorf("boot of the older repository: %v, %v", outcome, err)
 	}
 }

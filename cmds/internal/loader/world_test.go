@@ -60,6 +60,7 @@ type world struct {
 	kexec   error   // what it answers
 	layout  string  // folder in place of SB-MEDIA
 	machine *Machine
+	change  func(*Options) // of a boot; may be nil
 }
 
 // loaded is a payload as kexec saw it.
@@ -252,12 +253,15 @@ func (w *world) boot() (flow.Outcome, error) {
 		t.Fatal(err)
 	}
 	w.out.Reset()
-	w.machine, err = New(Options{
+	o := Options{
 		Site: parsed, SiteRaw: raw, Version: "test", TPM: w.tpm.Addr, NoNetwork: true, Kexec: w.load, Layout: w.layout,
 		Console:     console.New(console.Options{Out: &w.out, Lines: true}),
 		FirmwareLog: func(context.Context) ([]byte, error) { return nil, fwlog.ErrNoLog },
-	})
-	if err != nil {
+	}
+	if w.change != nil {
+		w.change(&o)
+	}
+	if w.machine, err = New(o); err != nil {
 		t.Fatal(err)
 	}
 	b, err := w.machine.Boot()
