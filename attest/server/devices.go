@@ -87,7 +87,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 			answer, err = nil, errors.New("internal error")
 		}
 	}()
-	if !s.limiter.allow(r.RemoteAddr, s.Now()) {
+	if !s.limiter.allow(network(r.RemoteAddr), s.Now()) {
 		s.metrics.limited.Add(1)
 		return nil, refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", errors.New("rate limit"))
 	}

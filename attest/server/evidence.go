@@ -29,6 +29,7 @@ type decision struct {
 	seen    map[string]int64 // highest versions the device has proven
 	answer  []byte           // M4
 	ack     []byte           // what M5 must carry
+	dropped int              // denials of the device that were not recorded before this one
 }
 
 // evidence answers M3 with M4. The order is: judge, make the answer in memory, then claim the challenge
@@ -45,6 +46,9 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 		return nil, err
 	}
 	d.addRules()
+	if err := s.pace(d, r.RemoteAddr); err != nil {
+		return nil, err
+	}
 	if d.verdict.Allowed() {
 		if err := s.release(d); err != nil {
 			return nil, err
@@ -64,6 +68,22 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 		return nil, denial(http.StatusForbidden, d)
 	}
 	return d.answer, nil
+}
+
+// pace ends what comes more often than is written down. A denial that is not recorded stays a denial: its challenge
+// is not claimed, but nothing was made for it either.
+func (s *Server) pace(d *decision, remote string) error {
+	if d.verdict.Allowed() {
+		if !s.releases.allow(d.device.ID+network(remote).String(), s.Now()) {
+			return refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", fmt.Errorf("device %s asks too often", d.device.ID))
+		}
+	} else if !s.denials.record(d.device.ID, s.Now()) {
+		s.count(d)
+		d.id = ""
+		return denial(http.StatusForbidden, d)
+	}
+	d.dropped = s.denials.take(d.device.ID)
+	return nil
 }
 
 // judge waits for its turn and has the evidence verified and appraised.
@@ -178,6 +198,9 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 	event := store.Event{Phase: status.Phase, Detail: map[string]string{"remote": remote, "loader": wire.Clean(d.verdict.Claimed.Loader)}}
 	if d.found.image != "" {
 		event.Detail["image"] = d.found.image
+	}
+	if d.dropped > 0 {
+		event.Detail["unrecorded"] = fmt.Sprintf("%d denials since the last record", d.dropped)
 	}
 	out := store.Decision{
 		Cookie: hex.EncodeToString(d.verdict.Claim[:]), ID: d.id, Device: d.device.ID, Expires: d.verdict.Expires,

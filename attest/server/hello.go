@@ -81,7 +81,21 @@ func (s *Server) report(ctx context.Context, r *http.Request, body []byte) ([]by
 		return nil, err
 	}
 	st := store.Status{Time: s.Now(), Phase: "boot", Verdict: "report", Stage: m.Stage, Reason: reason}
-	return []byte("{}"), s.Store.SetAttempt(ctx, d.ID, st)
+	if a := d.Attempt; m.Stage == stageAttest && a.Verdict == "deny" && st.Time.Sub(a.Time) < denialStands {
+		return []byte("{}"), nil
+	}
+	return []byte("{}"), s.attempt(ctx, d, st)
+}
+
+// stageAttest is what loaders call the stage in which they are denied.
+const stageAttest = "attest"
+
+// attempt shows what came in a device's name, at the pace of denials.
+func (s *Server) attempt(ctx context.Context, d store.Device, st store.Status) error {
+	if !s.denials.record(d.ID, s.Now()) {
+		return nil
+	}
+	return s.Store.SetAttempt(ctx, d.ID, st)
 }
 
 // strangers remembers the last devices that nobody enrolled, so that an operator finds the hash of the

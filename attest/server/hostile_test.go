@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -155,10 +156,10 @@ func TestServerTimeoutsAreSet(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	now := time.Unix(1000, 0)
-	l := newLimiter(1, 3)
+	l := newLimiter[netip.Prefix](1, 3)
 	count := func(remote string) (n int) {
 		for range 10 {
-			if l.allow(remote, now) {
+			if l.allow(network(remote), now) {
 				n++
 			}
 		}
@@ -184,16 +185,16 @@ func TestRateLimit(t *testing.T) {
 	if l.sweep(now); len(l.buckets) != 0 {
 		t.Errorf("%d buckets are kept for ever", len(l.buckets))
 	}
-	for i := range maxNetworks + 10 {
-		l.allow(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff), now)
+	for i := range maxBuckets + 10 {
+		l.allow(network(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff)), now)
 	}
-	if len(l.buckets) > maxNetworks+1 {
-		t.Errorf("%d buckets, want at most %d", len(l.buckets), maxNetworks+1)
+	if len(l.buckets) > maxBuckets+1 {
+		t.Errorf("%d buckets, want at most %d", len(l.buckets), maxBuckets+1)
 	}
 }
 
 func TestRateLimitedDevicesComeBack(t *testing.T) {
-	l := newLabWith(t, func(s *Server) { s.limiter = newLimiter(0.001, 1) })
+	l := newLabWith(t, func(s *Server) { s.limiter = newLimiter[netip.Prefix](0.001, 1) })
 	client := l.client()
 	l.post(client, wire.PathHello, nil)
 	if status, code := l.post(client, wire.PathHello, nil); status != http.StatusTooManyRequests || code != wire.CodeUnavailable {

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// limiter is a token bucket for each network. It holds at most maxNetworks of them: when an attacker
-// brings more addresses, the newest share one bucket instead of memory growing.
-type limiter struct {
-	rate, burst float64
+// limiter is a token bucket for each network, or device. It holds at most maxBuckets of them: when an attacker
+// brings more, the newest share one bucket, that of the zero key, instead of memory growing.
+type limiter[K comparable] struct {
+	rate, burst float64 // tokens a second, and how many can be saved up
 	mu          sync.Mutex
-	buckets     map[netip.Prefix]*bucket
+	buckets     map[K]*bucket
 	swept       time.Time
 }
 
@@ -21,17 +21,16 @@ type bucket struct {
 }
 
 const (
-	maxNetworks = 50_000
-	sweepEvery  = time.Minute
+	maxBuckets = 50_000
+	sweepEvery = time.Minute
 )
 
-func newLimiter(rate, burst float64) *limiter {
-	return &limiter{rate: rate, burst: burst, buckets: map[netip.Prefix]*bucket{}}
+func newLimiter[K comparable](rate, burst float64) *limiter[K] {
+	return &limiter[K]{rate: rate, burst: burst, buckets: map[K]*bucket{}}
 }
 
-// allow takes a token of the address's network.
-func (l *limiter) allow(remote string, now time.Time) bool {
-	key := network(remote)
+// allow takes a token.
+func (l *limiter[K]) allow(key K, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Sub(l.swept) > sweepEvery {
@@ -39,8 +38,9 @@ func (l *limiter) allow(remote string, now time.Time) bool {
 	}
 	b := l.buckets[key]
 	if b == nil {
-		if len(l.buckets) >= maxNetworks {
-			key = netip.Prefix{}
+		if len(l.buckets) >= maxBuckets {
+			var shared K
+			key = shared
 			b = l.buckets[key]
 		}
 		if b == nil {
@@ -63,8 +63,8 @@ func (b *bucket) refill(now time.Time, rate, burst float64) {
 	}
 }
 
-// sweep forgets the networks whose bucket is full again.
-func (l *limiter) sweep(now time.Time) {
+// sweep forgets those whose bucket is full again.
+func (l *limiter[K]) sweep(now time.Time) {
 	l.swept = now
 	for k, b := range l.buckets {
 		if b.refill(now, l.rate, l.burst); b.tokens >= l.burst {

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -51,7 +52,9 @@ type Server struct {
 	Config
 	verifier   *verify.Site
 	appraisers appraisers
-	limiter    *limiter
+	limiter    *limiter[netip.Prefix]
+	releases   *limiter[string] // by device and network
+	denials    *denials
 	work       chan struct{} // one token for each appraisal that may run at a time
 	metrics    metrics
 	bodies     budget
@@ -81,7 +84,9 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		Config:      c,
-		limiter:     newLimiter(c.Rate, c.Burst),
+		limiter:     newLimiter[netip.Prefix](c.Rate, c.Burst),
+		releases:    newLimiter[string](releaseRate, releaseBurst),
+		denials:     newDenials(),
 		work:        make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
 		afterDecide: func() {},
 		appraisers:  appraisers{parse: parseDocuments},
