@@ -23,7 +23,7 @@ const fromCache = -1
 const bufSize = 256 << 10
 
 // queued is how many chunks the hash may lag before it reads the file instead.
-const queued = 16
+const queued = 32
 
 var bufPool = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
 
