@@ -21,9 +21,25 @@ var web embed.FS
 
 var page = template.Must(template.New("status.html").Funcs(template.FuncMap{
 	"time":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"ago":   ago,
 	"short": func(s string) string { return s[:min(16, len(s))] },
 	"clean": clean,
+	"after": func(stage, reason string) string { return strings.TrimPrefix(reason, stage+": ") },
 }).ParseFS(web, "web/status.html"))
+
+// ago tells how long it is since t in the unit that people would use.
+func ago(now, t time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s ago", max(0, int(d.Seconds())))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return t.UTC().Format("2006-01-02")
+}
 
 // clean drops what changes how a text is read: control characters, and those that reorder or hide others.
 func clean(s string) string {
