@@ -68,7 +68,8 @@ func (s *Server) meet(ctx context.Context, r *http.Request, m1 []byte, claimed *
 		if !request.Joins(t.Secret) {
 			continue
 		}
-		d := store.Device{ID: ek, EKs: []string{ek}}
+		// Nobody had its TPM at hand: it writes its rollback floor in its first boot.
+		d := store.Device{ID: ek, EKs: []string{ek}, RepairFloor: new(int64)}
 		err := s.Store.Join(ctx, t.Name, d, store.Event{Kind: "enrol", Actor: "token " + t.Name, Detail: map[string]string{"remote": r.RemoteAddr}})
 		switch {
 		case errors.Is(err, store.ErrNotFound): // somebody else took the last use

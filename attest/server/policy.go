@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -152,8 +153,8 @@ func weaker(f finding, d store.Device, seen map[string]int64) []wire.Reason {
 // wentBack says in what a device shows older versions than before. That is not a reason to deny, since a
 // device may return from an update that did not work, but it is worth a look.
 func wentBack(f finding, seen map[string]int64) string {
-	for name, n := range f.versions {
-		if n < seen[name] {
+	for _, name := range slices.Sorted(maps.Keys(f.versions)) {
+		if n := f.versions[name]; n < seen[name] {
 			return fmt.Sprintf("went back: %s %d, had shown %d before", name, n, seen[name])
 		}
 	}
