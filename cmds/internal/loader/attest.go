@@ -88,10 +88,11 @@ func (a *attester) Hello(ctx context.Context) (*flow.Hello, error) {
 func (a *attester) Attest(ctx context.Context, celLog, firmwareLog []byte) (flow.Release, error) {
 	a.client.TPM = a.tpm.tpm
 	r, err := a.client.Boot(ctx, device.Logs{Firmware: firmwareLog, Events: celLog})
-	switch {
-	case errors.Is(err, device.ErrDenied):
-		return nil, fmt.Errorf("%w: %w", flow.ErrDenied, err)
-	case err != nil:
+	if denied, ok := errors.AsType[*device.Denied](err); ok {
+		// On the way to a person, how it was asked is of no interest.
+		return nil, fmt.Errorf("%w: %w", flow.ErrDenied, denied)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := a.ack(ctx, r); err != nil {
