@@ -24,6 +24,8 @@ type Client struct {
 	ReleaseKey *ecdsa.PublicKey // signs what the TPM may do
 	Loader     string           // our version, for people
 	JoinToken  []byte           // nil unless the device still has to join
+
+	saved *savedEK
 }
 
 // Hello asks for the signed time and version. The answer is authentic and made for this call; ErrUnreachable and

@@ -41,8 +41,8 @@ func (c *Client) exchange(ctx context.Context, phase wire.Phase, logs Logs) (_ *
 			x.flush()
 		}
 	}()
-	if x.ek, err = loadEK(ctx, c.TPM); err != nil {
-		return nil, fmt.Errorf("find the endorsement key: %w", err)
+	if x.ek, err = c.loadEK(ctx); err != nil {
+		return nil, err
 	}
 	if x.ak, err = c.loadAK(ctx); err != nil {
 		return nil, err

@@ -24,12 +24,13 @@ const flushDeadline = 10 * time.Second
 
 // key is a key in the TPM.
 type key struct {
-	handle tpm2.TPMHandle
-	public *tpm2.TPMTPublic
-	raw    []byte // TPMT_PUBLIC
-	name   []byte
-	cert   []byte // the EK's certificate, as read from NV
-	flush  func()
+	handle    tpm2.TPMHandle
+	public    *tpm2.TPMTPublic
+	raw       []byte // TPMT_PUBLIC
+	name      []byte
+	cert      []byte // the EK's certificate, as read from NV
+	transient bool   // it is gone after flush
+	flush     func()
 }
 
 func (k *key) auth(s tpm2.Session) tpm2.AuthHandle {
@@ -38,7 +39,7 @@ func (k *key) auth(s tpm2.Session) tpm2.AuthHandle {
 
 // newKey takes over a handle. Its public area and Name are computed here, never believed.
 func newKey(t *tpm.TPM, handle tpm2.TPMHandle, public *tpm2.TPMTPublic, transient bool) (*key, error) {
-	k := &key{handle: handle, public: public, raw: tpm2.Marshal(*public), flush: func() {}}
+	k := &key{handle: handle, public: public, raw: tpm2.Marshal(*public), transient: transient, flush: func() {}}
 	if transient {
 		k.flush = func() { flush(t, handle) }
 	}
@@ -75,9 +76,9 @@ func createPrimary(ctx context.Context, t *tpm.TPM, hierarchy tpm2.TPMHandle, te
 	return newKey(t, rsp.ObjectHandle, public, true)
 }
 
-// loadEK finds the endorsement key: the first kind, in the order of preference, that has a certificate; else the
+// findEK finds the endorsement key: the first kind, in the order of preference, that has a certificate; else the
 // first that the TPM can make. The certificate must be for the key: an EK that attestd cannot know is of no use.
-func loadEK(ctx context.Context, t *tpm.TPM) (*key, error) {
+func findEK(ctx context.Context, t *tpm.TPM) (*key, error) {
 	var problems error
 	for _, kind := range keys.EKs() {
 		cert, err := t.ReadNV(ctx, kind.CertIndex)
@@ -174,9 +175,9 @@ func certifiedKey(nv []byte) (publicKey, error) {
 // EKs returns the identities that this TPM can prove, hex SHA-256 of each EK's public area: what an enrolment station
 // registers. The first is the one that this client will use.
 func (c *Client) EKs(ctx context.Context) ([]string, error) {
-	first, err := loadEK(ctx, c.TPM)
+	first, err := c.loadEK(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find the endorsement key: %w", err)
+		return nil, err
 	}
 	first.flush()
 	ids := []string{wire.KeyID(first.raw)}
@@ -195,9 +196,9 @@ func (c *Client) EKs(ctx context.Context) ([]string, error) {
 
 // EK returns the identity that this client uses.
 func (c *Client) EK(ctx context.Context) (string, error) {
-	ek, err := loadEK(ctx, c.TPM)
+	ek, err := c.loadEK(ctx)
 	if err != nil {
-		return "", fmt.Errorf("find the endorsement key: %w", err)
+		return "", err
 	}
 	defer ek.flush()
 	return wire.KeyID(ek.raw), nil
