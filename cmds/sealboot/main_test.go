@@ -123,6 +123,8 @@ func TestSiteConfig(t *testing.T) {
 		"no such CA":      {[]string{"--oci", "registry.example/os:1", "--registry-ca", "nowhere"}, "--registry-ca: open nowhere"},
 		"CA":              {[]string{"--oci", "registry.example/os:1", "--registry-ca", ca}, ""},
 		"no TLS":          {[]string{"--oci", "registry.example/os:1", "--plain-http"}, ""},
+		"a command line":  {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "quiet"}, ""},
+		"credentials":     {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "systemd.import_credentials=yes"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, stderr := sealboot(append(base, c.flags...)...)
@@ -138,6 +140,15 @@ func TestSiteConfig(t *testing.T) {
 			}
 			if name == "CA" && site.Sources[0].CA != string(pem) {
 				t.Errorf("the registry's CA is %q", site.Sources[0].CA)
+			}
+			want, ok := map[string]string{
+				"a command line": "quiet systemd.import_credentials=no", "credentials": "systemd.import_credentials=yes",
+			}[name]
+			if !ok {
+				want = "systemd.import_credentials=no"
+			}
+			if site.Cmdline != want {
+				t.Errorf("the command line is %q; want %q", site.Cmdline, want)
 			}
 		})
 	}

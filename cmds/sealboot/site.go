@@ -89,6 +89,19 @@ func require(cmd *cobra.Command, names ...string) {
 	}
 }
 
+// importCredentials is systemd's switch for settings that come from outside the image.
+const importCredentials = "systemd.import_credentials"
+
+// closed makes the operating system deaf to them. SMBIOS strings and QEMU's fw_cfg can set root's password or add
+// files, and whoever holds the machine sets those: they are measured into PCR 1 at best, which no policy compares.
+// A command line that says something about it already stays as it is.
+func closed(cmdline string) string {
+	if strings.Contains(cmdline, importCredentials) {
+		return cmdline
+	}
+	return strings.TrimSpace(cmdline + " " + importCredentials + "=no")
+}
+
 func newSiteConfigCmd() *cobra.Command {
 	var dir, from string
 	var oci []string
@@ -139,6 +152,7 @@ is checked as the loader will check it.`,
 			if cmdline != "" {
 				c.Cmdline = cmdline
 			}
+			c.Cmdline = closed(c.Cmdline)
 			c.Lab = c.Lab || lab
 			if err := identify(c, s); err != nil {
 				return err
@@ -158,7 +172,7 @@ is checked as the loader will check it.`,
 	f.StringVar(&registryCA, "registry-ca", "", "PEM file with the CA certificates of the --oci registries; a loader knows no public ones")
 	f.BoolVar(&plainHTTP, "plain-http", false, "fetch the --oci images without TLS")
 	f.BoolVar(&media, "media", false, "boot from a volume labelled SB-MEDIA when the others fail")
-	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system")
+	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system; "+importCredentials+"=no is added unless it is set")
 	f.BoolVar(&lab, "lab", false, "permit what is for the lab only")
 	require(cmd, "dir")
 	cmd.MarkFlagsMutuallyExclusive("registry-ca", "plain-http")
