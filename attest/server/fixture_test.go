@@ -171,11 +171,17 @@ type machine struct {
 
 func (l *lab) machine(identity int) *machine {
 	l.t.Helper()
-	tp := tpmtest.Start(l.t, tpmtest.Options{Identity: identity})
-	return &machine{tpm: tp, Client: &device.Client{
-		TPM: tp.TPM, HTTP: l.client(), URL: l.url, Site: "lab", Loader: "test",
+	m := &machine{tpm: tpmtest.Start(l.t, tpmtest.Options{Identity: identity})}
+	m.Client = l.clientFor(m)
+	return m
+}
+
+// clientFor is a loader on a machine, built for this site.
+func (l *lab) clientFor(m *machine) *device.Client {
+	return &device.Client{
+		TPM: m.tpm.TPM, HTTP: l.client(), URL: l.url, Site: "lab", Loader: "test",
 		ServerKey: l.site.ServerPublic(), ReleaseKey: l.site.ReleasePublic(),
-	}}
+	}
 }
 
 func (l *lab) client() *http.Client {
