@@ -284,18 +284,6 @@ func (vm *VM) Stop() {
 	<-vm.ended
 }
 
-// Reset presses the reset button.
-func (vm *VM) Reset(ctx context.Context) error {
-	_, err := vm.qmp.run(ctx, "system_reset", nil)
-	return err
-}
-
-// PowerButton presses the power button; what then happens is the guest's choice.
-func (vm *VM) PowerButton(ctx context.Context) error {
-	_, err := vm.qmp.run(ctx, "system_powerdown", nil)
-	return err
-}
-
 // SetLink plugs the network cable in or pulls it.
 func (vm *VM) SetLink(ctx context.Context, up bool) error {
 	_, err := vm.qmp.run(ctx, "set_link", map[string]any{"name": "nic0", "up": up})
