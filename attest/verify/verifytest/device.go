@@ -44,19 +44,13 @@ type Device struct {
 // New makes a device with fresh keys for a site with this release key.
 func New(release *ecdsa.PublicKey, firmware []byte, image, authority []event.Record) (*Device, error) {
 	d := &Device{Firmware: firmware}
-	return d, errorsOf(
-		func() error { return d.makeKeys(release) },
-		func() error { return d.measure(image, authority) },
-	)
-}
-
-func errorsOf(steps ...func() error) error {
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return fmt.Errorf("make a device for tests: %w", err)
-		}
+	if err := d.makeKeys(release); err != nil {
+		return nil, fmt.Errorf("make a device for tests: %w", err)
 	}
-	return nil
+	if err := d.measure(image, authority); err != nil {
+		return nil, fmt.Errorf("make a device for tests: %w", err)
+	}
+	return d, nil
 }
 
 func (d *Device) makeKeys(release *ecdsa.PublicKey) (err error) {
