@@ -3,6 +3,8 @@ package loader
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -32,6 +34,10 @@ func (i bootable) Load(ctx context.Context, h flow.Handover) error {
 	if err != nil {
 		return err
 	}
+	// What fetching needed is garbage by now. Pools let go of it in the second
+	// collection.
+	runtime.GC()
+	debug.FreeOSMemory()
 	began, peak := time.Now(), watchMemory(memoryUsed)
 	err = i.load(ctx, kexec.Payload{Kernel: i.Kernel, Initrd: i.Initrd, DTB: i.DTB, Cmdline: i.Cmdline, Handover: c.Write})
 	if most, perr := peak(); err == nil && perr == nil {
