@@ -21,7 +21,7 @@ TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin po
 PACKAGES        = $(KERNEL_PACKAGES) $(VM_PACKAGES) $(OS_PACKAGES) $(TEST_PACKAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run lint check test size bench bench-fetch bench-tuf tuf-client clean
+.PHONY: help deps build run lint check test size bench bench-fetch bench-vm bench-tuf bench-attest tuf-client clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,7 +65,7 @@ test: deps lint boot/tuf/repo/testdata/tufjs/node_modules ## Everything that can
 size: ## Show the sizes of the loader that "make run" booted, and fail over the budget
 	@go run ./cmds/sealboot build size $(LOADER)
 
-bench: bench-fetch bench-tuf bench-attest ## All benchmarks
+bench: bench-fetch bench-vm bench-tuf bench-attest ## All benchmarks
 
 bench-fetch: deps build/bench-root.tar ## Downloads: the fetcher beside curl and skopeo, unpacking beside tar
 	go run ./boot/fetch/benchfetch
@@ -74,8 +74,12 @@ bench-fetch: deps build/bench-root.tar ## Downloads: the fetcher beside curl and
 # An ordinary root of about 360 MB.
 build/bench-root.tar:
 	@mkdir -p build
-	mmdebstrap --quiet --variant=minbase --include=linux-image-cloud-amd64,systemd-sysv,cryptsetup,podman bookworm $@.tmp.tar
+	mmdebstrap --quiet --variant=minbase --include=linux-image-cloud-amd64,systemd-sysv,cryptsetup,python3 bookworm $@.tmp.tar
 	mv $@.tmp.tar $@
+
+bench-vm: deps ## A virtual machine: memory and time that booting a payload of 110 MB takes
+	@SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 20m -count 1 -v -run '^TestPayload$$' ./qemu/lab | \
+	awk '/^vm_/ { print } /^(--- FAIL|FAIL|panic)/ { print; bad = 1 } END { exit bad }'
 
 tuf-client: ## Build the client for the TUF project's conformance suite into build/tuf-client
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./cmds/tuf-client
