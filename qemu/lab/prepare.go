@@ -283,7 +283,9 @@ func (l *Lab) enrol(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.stages.note("%s", strings.TrimSpace(out))
+	for line := range strings.Lines(out) {
+		l.stages.note("%s", strings.TrimSpace(line))
+	}
 	l.facts.device, _, _ = strings.Cut(out, " ")
 	return nil
 }
