@@ -67,7 +67,8 @@ func (l *Loader) Check() error {
 }
 
 // Load gives p to the kernel, which replaces what was loaded before. On return
-// the handover's bytes are nowhere but in the loaded image.
+// the handover's bytes are nowhere but in the loaded image. An initrd that got
+// a handover is used up: its memory is freed while the kernel still loads.
 func (l *Loader) Load(ctx context.Context, p Payload) error {
 	if p.DTB != nil {
 		return fmt.Errorf("load kernel: %w", ErrDTB)
@@ -82,8 +83,10 @@ func (l *Loader) Load(ctx context.Context, p Payload) error {
 	if err := ctx.Err(); err != nil {
 		return errors.Join(err, initrd.close())
 	}
+	stop := initrd.shed()
 	err = l.loadFile(p.Kernel, initrd.file, p.Cmdline)
-	if errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EINVAL) {
+	gone := stop()
+	if !gone && (errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EINVAL)) {
 		err = l.loadUnwrapped(p, initrd.file, err)
 	}
 	return errors.Join(err, initrd.close())

@@ -177,7 +177,7 @@ func TestKernelThatCannotBeLoaded(t *testing.T) {
 	}
 	bootsImage(t, l, "unloadable", image)
 	b := switchOn(t, l, l.Machine())
-	wantRefusal(t, b, "load", "kexec_file_load")
+	wantRefusal(t, b, "load", "exec format error")
 	wantEnd(t, b, reset)
 	wantReleases(t, l, 1)
 	wantNoShell(t, b)
