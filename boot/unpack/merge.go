@@ -121,6 +121,9 @@ func (m *merger) entry(h *tar.Header, body io.Reader) error {
 	if err := checkReserved(name, h.Typeflag); err != nil {
 		return err
 	}
+	if links := m.wanted.names[name]; links != nil {
+		return fmt.Errorf("%w: the hard link %q stands before its target %q in one layer", ErrHostile, links[0], name)
+	}
 	if name == "." {
 		return m.rootEntry(h)
 	}
