@@ -64,6 +64,9 @@ func applyAll(layers [][]entry) (tree, bool) {
 		own, copies := map[string]bool{}, map[string]*string{}
 		for _, e := range entries { // whiteouts are about lower layers only
 			base := path.Base(e.Name)
+			if strings.HasPrefix(base, whiteoutPrefix) && throughOther(at, e.Name) {
+				return nil, false
+			}
 			if base == opaqueMarker {
 				removeBelow(at, path.Dir(e.Name))
 			} else if victim, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
@@ -85,10 +88,8 @@ func applyAll(layers [][]entry) (tree, bool) {
 }
 
 func apply(at map[string]*string, own map[string]bool, copies map[string]*string, e entry) bool {
-	for p := path.Dir(e.Name); p != "."; p = path.Dir(p) {
-		if at[p] != nil && !strings.HasPrefix(*at[p], "dir") {
-			return false // through a link or a file
-		}
+	if throughOther(at, e.Name) {
+		return false
 	}
 	for p := path.Dir(e.Name); at[p] == nil; p = path.Dir(p) {
 		at[p] = new("dir 755 0:0")
@@ -126,6 +127,16 @@ func apply(at map[string]*string, own map[string]bool, copies map[string]*string
 	}
 	at[e.Name], own[e.Name] = what, true
 	return true
+}
+
+// throughOther says whether the way to name leads through a link or a file.
+func throughOther(at map[string]*string, name string) bool {
+	for p := path.Dir(name); p != "."; p = path.Dir(p) {
+		if at[p] != nil && !strings.HasPrefix(*at[p], "dir") {
+			return true
+		}
+	}
+	return false
 }
 
 func removeBelow(at map[string]*string, name string) {
