@@ -12,13 +12,13 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/sealboot/sealboot/attest/agent/api"
 	"github.com/sealboot/sealboot/attest/ca"
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // Key is the agent key and what can be had with it. [TPMKey] is the real one.
@@ -134,22 +134,13 @@ func (a *Agent) renew(ctx context.Context) error {
 		return fmt.Errorf("renew the agent certificate: attestd sent one of device %s", id.Device)
 	}
 	for name, data := range map[string][]byte{FileApproval: approval, FileCertificate: text} {
-		if err := replace(filepath.Join(a.Handover.Dir, name), data); err != nil {
+		if err := atomicfile.Write(filepath.Join(a.Handover.Dir, name), data, 0o400); err != nil {
 			return fmt.Errorf("keep the new agent certificate: %w", err)
 		}
 	}
 	a.Handover.Certificate, a.Handover.Identity = cert, id
 	a.Log.Info("renewed the agent certificate", "decision", id.Decision, "until", id.NotAfter.Format(time.RFC3339))
 	return nil
-}
-
-// replace changes a file in one step: readers see the old or the new one.
-func replace(path string, data []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o400); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }
 
 // call posts one message over TLS, authenticated by the key in the TPM.

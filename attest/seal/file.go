@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // ErrMode says that others than its owner can read a secret's file.
@@ -26,6 +29,9 @@ func WriteFile(path string, data []byte) error {
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil {
+		err = atomicfile.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("write secret file %s: %w", path, err)

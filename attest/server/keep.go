@@ -1,8 +1,9 @@
 package server
 
 import (
-	"os"
 	"path/filepath"
+
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // keep writes the evidence of a decision to a file named after device and phase. Two files a device bound the
@@ -11,24 +12,8 @@ func (s *Server) keep(d *decision, m3 []byte) {
 	if s.Evidence == "" {
 		return
 	}
-	if err := writeWhole(filepath.Join(s.Evidence, d.device.ID+"-"+string(d.verdict.Claimed.Phase)+".json"), m3); err != nil {
+	name := d.device.ID + "-" + string(d.verdict.Claimed.Phase) + ".json"
+	if err := atomicfile.Write(filepath.Join(s.Evidence, name), m3, 0o600); err != nil {
 		s.Log.Error("keep evidence", "decision", d.id, "error", err)
 	}
-}
-
-// writeWhole replaces a file at once, so that a reader never finds half of it.
-func writeWhole(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -16,6 +15,8 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv6/nclient6"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 const (
@@ -205,10 +206,7 @@ func writeResolvConf(path string, servers []netip.Addr) error {
 		fmt.Fprintf(&b, "nameserver %v\n", a)
 	}
 	b.WriteString("options timeout:3 attempts:2\n")
-	if err := os.WriteFile(path+".new", b.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("write the DNS servers: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := atomicfile.Write(path, b.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("write the DNS servers: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // path is where a target goes: always the same file for the same name, always
@@ -77,9 +78,5 @@ func place(f *os.File, path string) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return atomicfile.SyncDir(filepath.Dir(path))
 }

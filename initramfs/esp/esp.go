@@ -21,6 +21,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // Geometry, in sectors of 512 bytes.
@@ -39,26 +41,14 @@ const Size = diskSize * sector
 var ErrFiles = errors.New("esp: unfit files")
 
 // Create writes an image with the files, given by slash-separated path, to the
-// file name. It is written beside it first, so that name is whole or absent.
+// file name, which is whole or absent.
 func Create(name string, files map[string][]byte) error {
 	image, err := Image(files)
 	if err != nil {
 		return err
 	}
-	tmp := name + ".tmp"
-	defer os.Remove(tmp)
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	err = atomicfile.Fill(name, 0o644, func(f *os.File) error { return writeSparse(f, image) })
 	if err != nil {
-		return fmt.Errorf("esp: %w", err)
-	}
-	if err := writeSparse(f, image); err != nil {
-		f.Close()
-		return fmt.Errorf("esp: writing %s: %w", tmp, err)
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("esp: writing %s: %w", tmp, err)
-	}
-	if err := os.Rename(tmp, name); err != nil {
 		return fmt.Errorf("esp: %w", err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"regexp"
 
 	"github.com/sealboot/sealboot/attest/seal"
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // The operator's own secrets for the OS lie in secrets/site/NAME, for every device, and secrets/ID/NAME, for one; the
@@ -77,15 +78,7 @@ func (s *Site) SetSecret(n SecretName, value []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("store secret %s: %w", n.Name, err)
 	}
-	// A name that begins with a dot is no secret's.
-	fresh := filepath.Join(filepath.Dir(path), ".new-"+n.Name)
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("store secret %s: %w", n.Name, err)
-	}
-	if err := seal.WriteFile(fresh, wrapped); err != nil {
-		return err
-	}
-	if err := os.Rename(fresh, path); err != nil {
+	if err := atomicfile.Write(path, wrapped, 0o600); err != nil {
 		return fmt.Errorf("store secret %s: %w", n.Name, err)
 	}
 	return nil

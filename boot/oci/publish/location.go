@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/content/oci"
 
 	sealoci "github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // Location is a place for images, in skopeo's notation:
@@ -137,31 +138,21 @@ func (l Location) Target(ctx context.Context, conn sealoci.Connection) (*Target,
 
 // writeTar makes a tar file of the files of dir. The same files give the same
 // bytes: names are sorted, and times and owners left out.
-func writeTar(path, dir string) (err error) {
-	out, err := os.CreateTemp(filepath.Dir(path), ".tar-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(out.Name()))
-		}
-	}()
-	tw := tar.NewWriter(out)
-	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		inside, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
-		return addFile(tw, name, filepath.ToSlash(inside))
+func writeTar(path, dir string) error {
+	return atomicfile.Fill(path, 0o644, func(out *os.File) error {
+		tw := tar.NewWriter(out)
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			inside, err := filepath.Rel(dir, name)
+			if err != nil {
+				return err
+			}
+			return addFile(tw, name, filepath.ToSlash(inside))
+		})
+		return errors.Join(err, tw.Close())
 	})
-	if err = errors.Join(err, tw.Close(), out.Chmod(0o644), out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	return os.Rename(out.Name(), path)
 }
 
 func addFile(tw *tar.Writer, path, name string) error {

@@ -23,6 +23,7 @@ import (
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/image"
 	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // Role is what [Verify] reports of a role.
@@ -198,21 +199,7 @@ func (r *Repo) Bundle(ctx context.Context, now time.Time, b Bundle, w io.Writer)
 
 // BundleFile is Bundle to a file, which is there when it is complete.
 func (r *Repo) BundleFile(ctx context.Context, now time.Time, b Bundle, file string) error {
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".bundle")
-	if err != nil {
-		return err
-	}
-	err = r.Bundle(ctx, now, b, tmp)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return syncDir(filepath.Dir(file))
+	return atomicfile.Fill(file, 0o644, func(f *os.File) error { return r.Bundle(ctx, now, b, f) })
 }
 
 // seal makes and signs the statement of a bundle; see [tuf.SealType].

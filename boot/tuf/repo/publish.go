@@ -18,6 +18,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
 // publish makes the edited roles what clients see.
@@ -93,14 +94,14 @@ func (r *Repo) replaceDir(name string, fill func(staged string) error) error {
 		return err
 	}
 	r.step()
-	if err := syncDir(staged); err != nil {
+	if err := atomicfile.SyncDir(staged); err != nil {
 		return err
 	}
 	if err := exchange(staged, r.path(name)); err != nil {
 		return err
 	}
 	r.step()
-	if err := errors.Join(syncDir(r.dir), syncDir(r.path(stagingDir))); err != nil {
+	if err := errors.Join(atomicfile.SyncDir(r.dir), atomicfile.SyncDir(r.path(stagingDir))); err != nil {
 		return err
 	}
 	return os.RemoveAll(r.path(stagingDir))
@@ -153,14 +154,6 @@ func writeFile(name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
 // copyTarget copies a file to where clients will look for it, and returns what
 // to sign. With consistent snapshots the digest is in the name, so nothing that
 // is published is touched; in the plain layout the file is replaced.
@@ -210,7 +203,7 @@ func (r *Repo) placeTarget(staged, name, prefix string) error {
 	}
 	r.step()
 	for d := filepath.Dir(dst); strings.HasPrefix(d, r.dir); d = filepath.Dir(d) {
-		if err := syncDir(d); err != nil {
+		if err := atomicfile.SyncDir(d); err != nil {
 			return err
 		}
 		if d == r.dir {
