@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/fwlog/armor"
 	"github.com/sealboot/sealboot/measure/predict"
 )
 
@@ -135,7 +135,10 @@ Read the proposal before you add it: it is what you will trust.`,
 			if err != nil {
 				return err
 			}
-			if raw, err = recordedLog(raw); err != nil {
+			switch printed, err := armor.Find(raw); {
+			case err == nil:
+				raw = printed
+			case !errors.Is(err, armor.ErrNone): // else it is the log itself
 				return fmt.Errorf("%s: %w", logPath, err)
 			}
 			log, err := fwlog.Parse(raw)
@@ -162,25 +165,6 @@ Read the proposal before you add it: it is what you will trust.`,
 	require(cmd, "log", "name", "root-of-trust")
 	oneOf(cmd, "root-of-trust", policy.RootsOfTrust()...)
 	return cmd
-}
-
-// recordedLog finds the log that the recorder printed in a console capture. A
-// file without the recorder's marks is returned as it is.
-func recordedLog(raw []byte) ([]byte, error) {
-	_, rest, found := bytes.Cut(raw, []byte("-----BEGIN TCG EVENT LOG-----"))
-	if !found {
-		return raw, nil
-	}
-	text, _, found := bytes.Cut(rest, []byte("-----END TCG EVENT LOG-----"))
-	if !found {
-		return nil, errors.New("the recorder's event log has no end: capture the console again")
-	}
-	text = bytes.Join(bytes.Fields(text), nil)
-	log, err := base64.StdEncoding.AppendDecode(nil, text)
-	if err != nil {
-		return nil, fmt.Errorf("the recorder's event log is damaged, capture the console again: %w", err)
-	}
-	return log, nil
 }
 
 // writeDocument writes a policy document to a file, or to standard output.

@@ -4,18 +4,13 @@
 package main
 
 import (
-	"encoding/base64"
 	"fmt"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// The lines around the log, which is in base64 between them.
-const (
-	begin = "-----BEGIN TCG EVENT LOG-----"
-	end   = "-----END TCG EVENT LOG-----"
+	"github.com/sealboot/sealboot/measure/fwlog/armor"
 )
 
 func main() {
@@ -35,13 +30,5 @@ func record() error {
 	if err != nil {
 		return fmt.Errorf("read the firmware's event log: %w; this machine has no TPM, or its firmware does not use it", err)
 	}
-	fmt.Println(begin)
-	text := base64.StdEncoding.EncodeToString(log)
-	for len(text) > 76 {
-		fmt.Println(text[:76])
-		text = text[76:]
-	}
-	fmt.Println(text)
-	fmt.Println(end)
-	return nil
+	return armor.Print(os.Stdout, log)
 }
