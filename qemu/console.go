@@ -57,7 +57,11 @@ func (c *console) String() string {
 }
 
 // escapes are the terminal control sequences that firmware paints with.
-var escapes = regexp.MustCompile(`\x1b(\[[0-9;?=]*[A-Za-z]|[=>78])`)
+var escapes = regexp.MustCompile(`\x1b(\[[0-9;?=]*[A-Za-z]|[=>78])|\r`)
+
+// Plain returns console output without what moves the cursor or paints, for
+// people and for messages.
+func Plain(text string) string { return escapes.ReplaceAllString(text, "") }
 
 // expect waits until re matches after the last match, and returns the match
 // and its groups. Output is matched as printed, line ends normalised.
@@ -93,9 +97,6 @@ func (c *console) expect(ctx context.Context, re *regexp.Regexp) ([]string, erro
 // tail returns the end of a console in a form that fits into an error.
 func tail(text []byte) string {
 	const keep = 600
-	text = escapes.ReplaceAll(text, nil)
-	if len(text) > keep {
-		text = text[len(text)-keep:]
-	}
-	return fmt.Sprintf("%q", text)
+	plain := Plain(string(text))
+	return fmt.Sprintf("%q", plain[max(0, len(plain)-keep):])
 }
