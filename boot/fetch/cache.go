@@ -15,12 +15,17 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// markEvery is how many bytes of a partial a power cut may cost, beyond those in flight.
-const markEvery = 8 << 20
+// What a power cut may cost of a partial, beyond the bytes in flight: so many
+// bytes, and no more than what came in that time.
+const (
+	markEvery = 8 << 20
+	markTime  = time.Minute
+)
 
 // maxMarks bounds the size of a marks file that is read, in bytes.
 const maxMarks = 4 << 20

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash"
 	"os"
+	"time"
 )
 
 // cacheWriter appends a partial's hashed prefix to the cache. Its first error
@@ -17,6 +18,7 @@ type cacheWriter struct {
 	marks  *os.File
 	pos    int64
 	marked int64
+	when   time.Time // the last mark was set
 }
 
 // writer continues the cached copy of p at the byte that is hashed next.
@@ -28,7 +30,7 @@ func (c *Cache) writer(p *partial, warn func(error)) *cacheWriter {
 	c.mu.Lock()
 	c.busy[name] = true
 	c.mu.Unlock()
-	w := &cacheWriter{cache: c, part: p, warn: warn, pos: p.hashed, marked: p.hashed}
+	w := &cacheWriter{cache: c, part: p, warn: warn, pos: p.hashed, marked: p.hashed, when: time.Now()}
 	if err := w.open(name); err != nil {
 		w.fail(err)
 	}
@@ -92,7 +94,7 @@ func (w *cacheWriter) write(b []byte, h hash.Hash) {
 		w.fail(err)
 		return
 	}
-	if w.pos += int64(len(b)); w.pos-w.marked >= markEvery {
+	if w.pos += int64(len(b)); w.pos-w.marked >= markEvery || time.Since(w.when) >= markTime {
 		w.mark(h)
 	}
 }
@@ -111,7 +113,7 @@ func (w *cacheWriter) mark(h hash.Hash) {
 		w.fail(err)
 		return
 	}
-	w.marked = w.pos
+	w.marked, w.when = w.pos, time.Now()
 }
 
 // fail gives the cached copy up and the transfer goes on without.

@@ -14,7 +14,7 @@
 //
 // Mirrors are tried in order. Fetching and verifying happen inside that loop:
 // a mirror that serves wrong bytes is set aside for that blob and the next one
-// is asked. Nothing a server says is believed: Content-Range and
+// is asked; one that is slow gives way to one that may be much faster. Nothing a server says is believed: Content-Range and
 // Content-Length are compared with what was asked for, and the digest decides.
 //
 // The hash is computed in order by a goroutine of its own, which reads back

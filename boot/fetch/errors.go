@@ -14,6 +14,8 @@ var (
 	ErrDigest = errors.New("content does not match its digest")
 	// ErrStalled is a request that brought too little in Options.IdleTimeout.
 	ErrStalled = errors.New("no progress")
+	// ErrSlow is a request that another mirror is to finish, sooner.
+	ErrSlow = errors.New("too slow")
 	// ErrNoRange is a server that can not send the rest of a blob.
 	ErrNoRange = errors.New("server does not resume")
 	// ErrProtocol is an answer that contradicts the request or itself.

@@ -115,7 +115,7 @@ func New(opt Options) (*Fetcher, error) {
 		partials: make(map[digest.Digest]*entry),
 	}
 	for _, m := range opt.Mirrors {
-		f.mirrors = append(f.mirrors, &mirror{Mirror: m, opt: &f.opt})
+		f.mirrors = append(f.mirrors, &mirror{Mirror: m, opt: &f.opt, speed: speed{sample: f.opt.IdleTimeout}})
 	}
 	return f, nil
 }

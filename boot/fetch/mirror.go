@@ -52,7 +52,8 @@ func (h HTTP) Get(ctx context.Context, b Blob, byteRange string) (*http.Response
 // mirror adds what all transfers learn about a Mirror.
 type mirror struct {
 	Mirror
-	opt *Options
+	opt   *Options
+	speed speed
 
 	mu        sync.Mutex
 	failures  int       // in a row

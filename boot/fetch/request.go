@@ -15,14 +15,17 @@ import (
 const (
 	idleBytes     = 4 << 10 // what IdleTimeout must bring
 	maxRetryAfter = 5 * time.Minute
+	fillTime      = time.Second
 )
 
 // request fills c from mirror i as far as that goes, and returns how many
 // bytes of use it brought.
 func (t *transfer) request(ctx context.Context, i int, c *claim) (gained int64, err error) {
 	m, b := t.f.mirrors[i], t.part.blob
-	ctx, watch := newWatch(ctx, t.f.opt.IdleTimeout)
+	ctx, watch := newWatch(ctx, t.f.opt.IdleTimeout, &m.speed, func() error { return t.slow(i) })
 	defer watch.stop()
+	m.speed.count(1)
+	defer m.speed.count(-1)
 	defer func() {
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx) // says more than "context canceled"
@@ -99,7 +102,7 @@ func (t *transfer) receiveBody(c *claim, body io.Reader) error {
 	defer func() { bufPool.Put(buf) }()
 	for c.pos < c.end {
 		want := min(bufSize-c.pos%bufSize, c.end-c.pos)
-		n, err := io.ReadFull(body, (*buf)[:want])
+		n, err := fill(body, (*buf)[:want])
 		if n > 0 {
 			if _, err := t.part.file.WriteAt((*buf)[:n], c.pos); err != nil {
 				return fmt.Errorf("storing: %w", err)
@@ -115,6 +118,20 @@ func (t *transfer) receiveBody(c *claim, body io.Reader) error {
 		}
 	}
 	return nil
+}
+
+// fill reads until p is full, or for a while: what a slow link brings is to be
+// shown, and kept, before there is much of it.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for start := time.Now(); n < len(p) && err == nil && time.Since(start) < fillTime; {
+		var k int
+		k, err = r.Read(p[n:])
+		n += k
+	}
+	if n == len(p) {
+		err = nil // it comes again
+	}
+	return n, err
 }
 
 // cut gives the clean end of a body that is too short its name.
@@ -201,19 +218,37 @@ func retryAfter(h http.Header) time.Duration {
 	return min(maxRetryAfter, max(0, until.Sub(now)))
 }
 
-// watch ends a request that stalls.
+// slow is an error if mirror i should leave the rest of the blob to another.
+func (t *transfer) slow(i int) error {
+	m := t.f.mirrors[i]
+	m.speed.count(0)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.outpaced(i) {
+		return nil
+	}
+	rate, _ := m.speed.last()
+	return fmt.Errorf("%w: %.1f KiB/s", ErrSlow, rate/1024)
+}
+
+// watch ends a request that stalls, or that slow has an error for.
 type watch struct {
 	timer  *time.Timer
 	recent atomic.Int64 // bytes since the timer fired last
+	speed  *speed
 	cancel context.CancelCauseFunc
 }
 
-func newWatch(ctx context.Context, idle time.Duration) (context.Context, *watch) {
+func newWatch(ctx context.Context, idle time.Duration, speed *speed, slow func() error) (context.Context, *watch) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watch{cancel: cancel}
+	w := &watch{speed: speed, cancel: cancel}
 	w.timer = time.AfterFunc(idle, func() {
 		if n := w.recent.Swap(0); n < idleBytes {
 			cancel(fmt.Errorf("%w: %d bytes in %v", ErrStalled, n, idle))
+			return
+		}
+		if err := slow(); err != nil {
+			cancel(err)
 			return
 		}
 		w.timer.Reset(idle)
@@ -237,5 +272,6 @@ type watchedReader struct {
 func (r watchedReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	r.w.recent.Add(int64(n))
+	r.w.speed.add(int64(n))
 	return n, err
 }

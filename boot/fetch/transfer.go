@@ -44,6 +44,7 @@ type state struct {
 	failedAt time.Time // when
 	failures int       // in a row
 	restarts int
+	gaveWay  bool // to another, because it was slow
 	gone     bool // given up
 }
 
@@ -124,8 +125,13 @@ func (t *transfer) work(ctx context.Context, wg *sync.WaitGroup, first bool) err
 			return context.Cause(ctx)
 		case errors.Is(err, errDrop):
 			return err
+		case errors.Is(err, ErrSlow):
+			if t.giveWay(i, err, first) {
+				return errDrop
+			}
+		default:
+			t.settle(i, started, gained, err)
 		}
-		t.settle(i, started, gained, err)
 		if err != nil && !first {
 			return nil
 		}
@@ -179,29 +185,26 @@ func (t *transfer) widen(ctx context.Context, wg *sync.WaitGroup) {
 }
 
 // pick returns the first mirror that may be asked now, waiting until there is
-// one. Those that send whole blobs only are the last choice for a rest.
+// one. For a rest those that send whole blobs only come after the others, and a
+// slow one that another is to relieve comes last.
 func (t *transfer) pick(ctx context.Context) (int, error) {
 	for {
-		best, wait := -1, time.Duration(0)
+		best, wait, rank := -1, time.Duration(0), 0
 		t.mu.Lock()
-		resuming := t.part.have() > 0
 		for i, m := range t.f.mirrors {
 			if t.states[i].gone || t.solo >= 0 && t.solo != i {
 				continue
 			}
-			w := m.wait()
-			if resuming && t.states[i].restarts > 0 && w == 0 {
-				w = time.Nanosecond
-			}
-			if best < 0 || w < wait {
-				best, wait = i, w
+			w, r := m.wait(), t.rank(i)
+			if best < 0 || w < wait || w == wait && r < rank {
+				best, wait, rank = i, w, r
 			}
 		}
 		t.mu.Unlock()
 		if best < 0 {
 			return -1, t.failure()
 		}
-		if wait <= time.Nanosecond {
+		if wait == 0 {
 			return best, nil
 		}
 		timer := time.NewTimer(wait)
@@ -212,6 +215,17 @@ func (t *transfer) pick(ctx context.Context) (int, error) {
 			return -1, context.Cause(ctx)
 		}
 	}
+}
+
+// rank orders the mirrors that may be asked now. t.mu is held.
+func (t *transfer) rank(i int) int {
+	switch {
+	case t.outpaced(i):
+		return 2
+	case t.part.have() > 0 && t.states[i].restarts > 0:
+		return 1
+	}
+	return 0
 }
 
 // settle notes how a request to mirror i ended.
@@ -248,6 +262,19 @@ func (t *transfer) settle(i int, started time.Time, gained int64, err error) {
 	m.failed(retryAfter)
 }
 
+// giveWay notes that mirror i is too slow. It reports whether another has to
+// begin again because it sends the whole blob alone; the first worker does that.
+func (t *transfer) giveWay(i int, err error, first bool) (again bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := &t.states[i]
+	if !st.gaveWay {
+		t.f.opt.Warn(fmt.Errorf("mirror %s: %w: trying another", t.f.mirrors[i], err))
+	}
+	st.last, st.gaveWay = err, true
+	return first && t.nextSolo()
+}
+
 // blame decides what to do about content that is complete and wrong. If one
 // mirror sent all of it, that one is given up. If the cache had a part in it, the
 // cache's is dropped and no more is known. If several mirrors had, from now on one
@@ -263,25 +290,33 @@ func (t *transfer) blame() {
 	} else {
 		t.f.opt.Warn(fmt.Errorf("blob %s, put together from several sources: %w: starting again", t.part.blob.Digest, ErrDigest))
 	}
-	if len(mirrors) > 1 || t.solo >= 0 {
+	if len(mirrors) > 1 && t.solo < 0 {
 		t.solo = 0
-		t.nextSolo()
+		for i := range t.states {
+			t.states[i].gaveWay = false // starting again is another matter
+		}
 	}
+	t.nextSolo()
 }
 
-// nextSolo moves a one-mirror transfer on to the next mirror. It reports false
-// if the transfer is not of that sort, or there is none. t.mu is held.
+// nextSolo moves a one-mirror transfer on to the next mirror: one that has not
+// given way, if there is one. It reports false if the transfer is not of that
+// sort, or there is none. t.mu is held.
 func (t *transfer) nextSolo() bool {
 	if t.solo < 0 {
 		return false
 	}
-	for i := range t.states {
-		if !t.states[i].gone {
-			t.solo = i
-			return true
+	next := -1
+	for i, st := range t.states {
+		if !st.gone && (next < 0 || t.states[next].gaveWay && !st.gaveWay) {
+			next = i
 		}
 	}
-	return false
+	if next < 0 {
+		return false
+	}
+	t.solo = next
+	return true
 }
 
 // failure is what pick returns when no mirror is left: the end, or errDrop if

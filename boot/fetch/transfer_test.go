@@ -285,6 +285,37 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// TestCacheSlowLink cuts the power on a link that brings 2 KiB/s: the cache of
+// that moment has all but the last minute.
+func TestCacheSlowLink(t *testing.T) {
+	const rate, on = 2 << 10, 5 * time.Minute
+	want := content(3 * mib)
+	running, cut := t.TempDir(), t.TempDir()
+	gprs := fp.Always(fp.Throttle(rate, time.Second))
+	synctest.Test(t, func(t *testing.T) {
+		cache, err := fetch.OpenCache(running)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cache.Close()
+		f := setup(t, fetch.Options{Cache: cache}, &fp.Proxy{Next: serve(want), Pick: gprs})
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(on, func() {
+			if err := os.CopyFS(cut, os.DirFS(running)); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		})
+		if _, err := f.Blob(ctx, blobOf(want)); err == nil {
+			t.Error("success")
+		}
+	})
+	most := int64(len(want)) - int64((on-time.Minute-5*time.Second)/time.Second)*rate
+	if sent, err := boot(t, cut, want, time.Hour, gprs); err != nil || sent > most {
+		t.Errorf("after the cut: %d bytes, want at most %d; %v", sent, most, err)
+	}
+}
+
 func zero(t *testing.T, path string, off int64, n int) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
