@@ -36,7 +36,6 @@ const (
 // File type bits of [Header.Mode], as in stat(2).
 const (
 	ModeType    = 0o170000
-	ModeSocket  = 0o140000
 	ModeSymlink = 0o120000
 	ModeRegular = 0o100000
 	ModeBlock   = 0o060000

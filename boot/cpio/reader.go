@@ -18,10 +18,6 @@ type Reader struct {
 // NewReader returns a Reader of the archive that starts at r's position.
 func NewReader(r io.Reader) *Reader { return &Reader{in: r} }
 
-// Offset returns how many bytes of the archive were consumed. Right after
-// [Reader.Next] it is where the member's body starts.
-func (r *Reader) Offset() int64 { return r.off }
-
 // Next skips what is left of the current member and returns the next one's
 // header. At the trailer it consumes the padding up to [Align] bytes and
 // returns io.EOF; r's input is then where a following archive would start.

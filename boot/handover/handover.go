@@ -89,15 +89,6 @@ func (c *Content) Write(w io.Writer) error {
 	return nil
 }
 
-// Wipe overwrites the secrets.
-func (c *Content) Wipe() {
-	clear(c.SealKey)
-	for _, v := range c.Secrets {
-		clear(v)
-	}
-	c.SealKey, c.Secrets = nil, nil
-}
-
 // member is a file, or a directory if its name is one of those.
 type member struct {
 	name string

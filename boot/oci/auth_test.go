@@ -232,15 +232,16 @@ func TestMirrors(t *testing.T) {
 	a, b := httptest.NewServer(registryWith(t, evil)), httptest.NewServer(registryWith(t, good))
 	defer a.Close()
 	defer b.Close()
-	remotes, err := oci.Remotes("127.0.0.1:1/os:v1", []string{host(a) + "/os", host(b) + "/os"}, oci.Connection{PlainHTTP: true})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var places []oci.Place
-	for _, r := range remotes {
-		places = append(places, r)
+	var last *oci.Remote
+	for _, host := range []string{"127.0.0.1:1", host(a), host(b)} {
+		var err error
+		if last, err = oci.NewRemote(host+"/os:v1", oci.Connection{PlainHTTP: true}); err != nil {
+			t.Fatal(err)
+		}
+		places = append(places, last)
 	}
-	want, _, err := remotes[2].Manifest(t.Context(), "v1")
+	want, _, err := last.Manifest(t.Context(), "v1")
 	if err != nil {
 		t.Fatal(err)
 	}

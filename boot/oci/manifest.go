@@ -64,9 +64,6 @@ func (r *Resolved) Contents() []ocispec.Descriptor {
 	return append([]ocispec.Descriptor{r.parsed.Config}, r.parsed.Layers...)
 }
 
-// Annotations are those of the manifest.
-func (r *Resolved) Annotations() map[string]string { return r.parsed.Annotations }
-
 // Resolve finds the manifest that reference names in repo, going through
 // indexes to the first image for platform.
 func Resolve(ctx context.Context, repo Repository, reference string, platform ocispec.Platform) (*Resolved, error) {

@@ -43,28 +43,6 @@ func NewRemote(reference string, conn Connection) (*Remote, error) {
 	return &Remote{repo: repo, client: client}, nil
 }
 
-// Remotes returns the place that reference names and then mirrors of it:
-// "host/name", which have the image under the same tag or digest, or
-// references of their own.
-func Remotes(reference string, mirrors []string, conn Connection) ([]*Remote, error) {
-	first, err := NewRemote(reference, conn)
-	if err != nil {
-		return nil, err
-	}
-	all := []*Remote{first}
-	for _, m := range mirrors {
-		r, err := NewRemote(m, conn)
-		if err != nil {
-			return nil, fmt.Errorf("mirror: %w", err)
-		}
-		if r.repo.Reference.Reference == "" {
-			r.repo.Reference.Reference = first.repo.Reference.Reference
-		}
-		all = append(all, r)
-	}
-	return all, nil
-}
-
 // Repository gives access to everything else that oras can do, pushing included.
 func (r *Remote) Repository() *remote.Repository { return r.repo }
 

@@ -131,9 +131,6 @@ func (i *Image) inFile(offset, size int64) bool {
 	return offset >= 0 && offset <= i.file && size <= i.file-offset
 }
 
-// Size returns the size of the disk in bytes.
-func (i *Image) Size() int64 { return i.size }
-
 // Copy writes the whole disk to w, in order, zeros included.
 func (i *Image) Copy(ctx context.Context, w io.Writer) error {
 	c := &copier{Image: i, w: w, cluster: make([]byte, 1<<i.bits), table: make([]byte, 1<<i.bits), left: i.size}

@@ -182,11 +182,11 @@ func FuzzCopy(f *testing.F) {
 		}
 		var n counter
 		err = i.Copy(context.Background(), &n)
-		if int64(n) > i.Size() || err == nil && int64(n) != i.Size() {
-			t.Fatalf("%d of %d bytes, %v", n, i.Size(), err)
+		if int64(n) > i.size || err == nil && int64(n) != i.size {
+			t.Fatalf("%d of %d bytes, %v", n, i.size, err)
 		}
 		// A cluster is at most read once, with its table, and a sector more if compressed.
-		clusters := int(i.Size()>>i.bits) + 1
+		clusters := int(i.size>>i.bits) + 1
 		tables := int(i.entries)
 		if limit := 200 + 8*tables + (tables+clusters)<<i.bits + clusters*sector; in.read > limit {
 			t.Fatalf("%d bytes read, limit %d", in.read, limit)

@@ -4,12 +4,11 @@
 // The parser refuses what it does not understand completely. What it returns is
 // still only a claim: it becomes evidence when [Log.Replay] gives the PCRs of a
 // quote, and then only digests and PCR numbers do. An event's type is never
-// hashed, and its data only for the types where [Event.DataHashed] holds.
+// hashed, and its data only for some types: both are for people.
 package fwlog
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -115,15 +114,3 @@ func (l *Log) Replay(bank tpm2.TPMAlgID) (pcr.Values, error) {
 
 // Extends reports whether the event was extended into its PCR.
 func (e Event) Extends() bool { return e.Type != EventNoAction }
-
-// DataHashed reports whether every digest of the event is that of its data, so
-// that the data is as trustworthy as the digests.
-func (e Event) DataHashed() bool {
-	for bank, digest := range e.Digests {
-		want, err := pcr.Digest(bank, e.Data)
-		if err != nil || subtle.ConstantTimeCompare(want, digest) == 0 {
-			return false
-		}
-	}
-	return len(e.Digests) > 0
-}

@@ -10,8 +10,6 @@ import (
 	_ "crypto/sha512" //
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -102,16 +100,6 @@ func (v Values) Clone() Values {
 		c[i] = bytes.Clone(value)
 	}
 	return c
-}
-
-// Composite returns the digest that a quote over these PCRs carries, in the hash
-// of its signing scheme: over the values in ascending order of their indices.
-func (v Values) Composite(scheme tpm2.TPMAlgID) ([]byte, error) {
-	var all []byte
-	for _, i := range slices.Sorted(maps.Keys(v)) {
-		all = append(all, v[i]...)
-	}
-	return Digest(scheme, all)
 }
 
 // Zero returns the value of a static PCR after a reset, or nil if the bank is not

@@ -15,7 +15,6 @@ import (
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/fwlog"
-	"github.com/sealboot/sealboot/measure/pcr"
 )
 
 // Digests are the digests of one thing, one a PCR bank.
@@ -27,32 +26,6 @@ type Event struct {
 	Type    fwlog.EventType
 	Digests Digests
 	What    string // for people, such as "name of .linux"
-}
-
-// Matches reports whether an event of a firmware log is this one: the PCR and the
-// digest of every bank of the log, since nothing else of it is evidence.
-func (e Event) Matches(logged fwlog.Event) bool {
-	if e.PCR != logged.PCR || !logged.Extends() || len(logged.Digests) == 0 {
-		return false
-	}
-	for bank, digest := range logged.Digests {
-		if want, ok := e.Digests[bank]; !ok || !slices.Equal(want, digest) {
-			return false
-		}
-	}
-	return true
-}
-
-// Values returns the PCRs that the events alone lead to, from zero. For PCR 11 that
-// is the whole value when the loader runs; PCR 4 has events of the platform too.
-func Values(events []Event, bank tpm2.TPMAlgID) (pcr.Values, error) {
-	values := make(pcr.Values)
-	for _, e := range events {
-		if err := values.Extend(bank, e.PCR, e.Digests[bank]); err != nil {
-			return nil, fmt.Errorf("predict %s: %w", e.What, err)
-		}
-	}
-	return values, nil
 }
 
 // Image is what the loader measures for an image into its image PCR.

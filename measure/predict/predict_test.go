@@ -11,7 +11,6 @@ import (
 
 	"github.com/sealboot/sealboot/measure"
 	"github.com/sealboot/sealboot/measure/event"
-	"github.com/sealboot/sealboot/measure/fwlog"
 	"github.com/sealboot/sealboot/measure/internal/golden"
 	"github.com/sealboot/sealboot/measure/pcr"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
@@ -106,29 +105,5 @@ func TestForImageRefuses(t *testing.T) {
 	}
 	if _, err := ForImage(descriptor(), []tpm2.TPMAlgID{0x12}); err == nil {
 		t.Error("unsupported bank: no error")
-	}
-}
-
-func TestMatches(t *testing.T) {
-	e := Event{PCR: 4, Digests: Digests{tpm2.TPMAlgSHA256: {1}, tpm2.TPMAlgSHA384: {2}}}
-	logged := func(change func(*fwlog.Event)) fwlog.Event {
-		l := fwlog.Event{PCR: 4, Type: fwlog.EventIPL, Digests: map[tpm2.TPMAlgID][]byte{tpm2.TPMAlgSHA256: {1}}}
-		change(&l)
-		return l
-	}
-	for name, tc := range map[string]struct {
-		l    fwlog.Event
-		want bool
-	}{
-		"same":         {logged(func(*fwlog.Event) {}), true},
-		"other PCR":    {logged(func(l *fwlog.Event) { l.PCR = 5 }), false},
-		"other digest": {logged(func(l *fwlog.Event) { l.Digests[tpm2.TPMAlgSHA256] = []byte{9} }), false},
-		"other bank":   {logged(func(l *fwlog.Event) { l.Digests[tpm2.TPMAlgSHA512] = []byte{9} }), false},
-		"no digest":    {logged(func(l *fwlog.Event) { l.Digests = nil }), false},
-		"no action":    {logged(func(l *fwlog.Event) { l.Type = fwlog.EventNoAction }), false},
-	} {
-		if got := e.Matches(tc.l); got != tc.want {
-			t.Errorf("%s: Matches() = %t", name, got)
-		}
 	}
 }
