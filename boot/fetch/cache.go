@@ -125,6 +125,18 @@ func (c *Cache) marks(name string) ([]mark, error) {
 	return marks, nil
 }
 
+// keepMarks takes back all marks but these.
+func (c *Cache) keepMarks(name string, marks []mark) error {
+	var text bytes.Buffer
+	for _, m := range marks {
+		fmt.Fprintf(&text, "%d %x\n", m.offset, m.sum)
+	}
+	if err := c.dir.WriteFile(name+".marks", text.Bytes(), 0o600); err != nil {
+		return errors.Join(err, c.dir.Remove(name+".marks"))
+	}
+	return nil
+}
+
 // replay copies a cached file into p while hashing it: up to the last of marks
 // that agrees, or without marks to its end.
 func (c *Cache) replay(ctx context.Context, p *partial, name string, marks []mark) error {
@@ -158,6 +170,56 @@ func (c *Cache) replay(ctx context.Context, p *partial, name string, marks []mar
 		}
 	}
 	return nil
+}
+
+// stream passes on what the cache has of p: all of a complete blob, else a
+// partial up to its last mark. The error is errAgain if it was wrong about what
+// was already passed on; it is so about no mark twice.
+func (c *Cache) stream(ctx context.Context, p *partial, warn func(error)) error {
+	if c == nil {
+		return nil
+	}
+	name, marks := cacheName(p.blob), []mark{{offset: p.blob.Size}}
+	f, err := c.dir.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if marks, err = c.marks(name); err == nil {
+			f, err = c.dir.Open(name + ".part")
+		}
+	}
+	if err != nil {
+		warnIf(warn, err)
+		return nil
+	}
+	defer f.Close()
+	buf := make([]byte, bufSize)
+	for i, m := range marks {
+		for p.hashed < m.offset && m.offset <= p.blob.Size && ctx.Err() == nil {
+			n, rerr := f.Read(buf[:min(int64(len(buf)), m.offset-p.hashed)])
+			if err := p.update(buf[:n], nil); err != nil {
+				return err
+			}
+			if n == 0 && rerr != nil {
+				warn(fmt.Errorf("download cache: %s: %w", name, cut(rerr)))
+				break
+			}
+		}
+		if p.hashed != m.offset {
+			break
+		}
+		if m.sum != nil && !bytes.Equal(p.hash.Sum(nil), m.sum) {
+			warn(fmt.Errorf("download cache: %s: %w before byte %d", name, ErrDigest, m.offset))
+			if err := c.keepMarks(name, marks[:i]); err != nil {
+				return err
+			}
+			return errAgain
+		}
+	}
+	if p.hashed > 0 {
+		p.plan = newPlan(p.hashed, p.blob.Size)
+		p.plan.open(p.hashed - p.hashed%streamStep + streamWindow)
+		p.senders = []int{fromCache}
+	}
+	return context.Cause(ctx)
 }
 
 // adopt makes the first n bytes of the file, hashed by h, the received ones.

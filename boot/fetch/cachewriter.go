@@ -57,6 +57,9 @@ func (w *cacheWriter) open(name string) (err error) {
 	if w.marks, err = w.cache.dir.OpenFile(name+".marks", flag, 0o600); err != nil {
 		return err
 	}
+	if w.pos < w.part.forgot {
+		return fmt.Errorf("the first %d bytes are neither there nor in memory any more", w.part.forgot)
+	}
 	if err := w.data.Truncate(w.pos); err != nil {
 		return err
 	}

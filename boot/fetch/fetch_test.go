@@ -76,6 +76,28 @@ func read(t *testing.T, f *os.File) []byte {
 	return b
 }
 
+// ways are the two in which a blob can be had.
+var ways = map[string]func(context.Context, *testing.T, *fetch.Fetcher, fetch.Blob) ([]byte, error){
+	"blob": func(ctx context.Context, t *testing.T, f *fetch.Fetcher, b fetch.Blob) ([]byte, error) {
+		file, err := f.Blob(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		return read(t, file), nil
+	},
+	"stream": func(ctx context.Context, t *testing.T, f *fetch.Fetcher, b fetch.Blob) (got []byte, err error) {
+		var read error
+		err = f.Stream(ctx, b, func(r io.Reader) error {
+			got, read = io.ReadAll(r)
+			return read
+		})
+		if err == nil != (read == nil) {
+			t.Errorf("Stream: %v; the reader's end: %v", err, read)
+		}
+		return got, err
+	},
+}
+
 // TestFaults has one server misbehave in one way, for ever or a few times.
 func TestFaults(t *testing.T) {
 	const size = 10 * mib
@@ -128,24 +150,26 @@ func TestFaults(t *testing.T) {
 		})), err: fetch.ErrProtocol, resent: 1 << 62},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := &fp.Proxy{Next: serve(want), Pick: tt.pick}
-				f := setup(t, fetch.Options{}, p)
-				ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
-				defer cancel()
-				start := time.Now()
-				file, err := f.Blob(ctx, blobOf(want))
-				t.Logf("%d requests, %d bytes, %v", p.Requests(), p.Sent(), time.Since(start))
-				checkError(t, err, tt.err)
-				if err == nil && !bytes.Equal(read(t, file), want) {
-					t.Error("success with wrong content")
-				}
-				if resent := p.Sent() - size; resent > tt.resent {
-					t.Errorf("%d bytes were sent twice, want at most %d", resent, tt.resent)
-				}
+		for way, get := range ways {
+			t.Run(tt.name+"/"+way, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := &fp.Proxy{Next: serve(want), Pick: tt.pick}
+					f := setup(t, fetch.Options{}, p)
+					ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+					defer cancel()
+					start := time.Now()
+					got, err := get(ctx, t, f, blobOf(want))
+					t.Logf("%d requests, %d bytes, %v", p.Requests(), p.Sent(), time.Since(start))
+					checkError(t, err, tt.err)
+					if err == nil && !bytes.Equal(got, want) {
+						t.Error("success with wrong content")
+					}
+					if resent := p.Sent() - size; resent > tt.resent {
+						t.Errorf("%d bytes were sent twice, want at most %d", resent, tt.resent)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -178,24 +202,26 @@ func TestMirrors(t *testing.T) {
 		"loop": fp.Always(fp.RedirectLoop),
 	}
 	for name, pick := range bad {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				first := &fp.Proxy{Next: serve(want), Pick: pick}
-				second := &fp.Proxy{Next: serve(want)}
-				f := setup(t, fetch.Options{}, first, second)
-				file, err := f.Blob(t.Context(), blobOf(want))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(read(t, file), want) {
-					t.Error("success with wrong content")
-				}
-				t.Logf("first sent %d, second %d", first.Sent(), second.Sent())
-				// Bytes whose sender is not known can not be verified nor blamed.
-				if most := int64(map[bool]int{false: size, true: 2 * size}[name == "mixed"]); second.Sent() > most {
-					t.Errorf("the good mirror sent %d bytes of %d", second.Sent(), size)
-				}
+		for way, get := range ways {
+			t.Run(name+"/"+way, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					first := &fp.Proxy{Next: serve(want), Pick: pick}
+					second := &fp.Proxy{Next: serve(want)}
+					f := setup(t, fetch.Options{}, first, second)
+					got, err := get(t.Context(), t, f, blobOf(want))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !bytes.Equal(got, want) {
+						t.Error("success with wrong content")
+					}
+					t.Logf("first sent %d, second %d", first.Sent(), second.Sent())
+					// Bytes whose sender is not known can not be verified nor blamed.
+					if most := int64(map[bool]int{false: size, true: 2 * size}[name == "mixed"]); second.Sent() > most {
+						t.Errorf("the good mirror sent %d bytes of %d", second.Sent(), size)
+					}
+				})
 			})
-		})
+		}
 	}
 }

@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"os"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/memfd"
 )
@@ -38,6 +41,9 @@ type partial struct {
 	hashed int64
 	fresh  chan chunk
 
+	out    io.Writer // gets what was hashed, which is then forgotten; nil keeps it
+	forgot int64     // bytes at the beginning of the file that are no longer there
+
 	mu      sync.Mutex
 	senders []int // mirrors that sent bytes of it, or fromCache
 }
@@ -63,6 +69,10 @@ func (p *partial) reset() {
 	p.hashed = 0
 	p.fresh = make(chan chunk, queued)
 	p.senders = nil
+	if p.out != nil {
+		p.forgot = 0
+		p.plan.open(streamWindow)
+	}
 }
 
 // have is the number of bytes received, wherever in the blob they are.
@@ -135,7 +145,9 @@ func (p *partial) follow(ctx context.Context, keep *cacheWriter) error {
 // takeChunk hashes c if it is the next, and drops it otherwise: it is in the file.
 func (p *partial) takeChunk(c chunk, keep *cacheWriter) error {
 	if c.pos == p.hashed {
-		p.update((*c.buf)[:c.n], keep)
+		if err := p.update((*c.buf)[:c.n], keep); err != nil {
+			return err
+		}
 	}
 	bufPool.Put(c.buf)
 	return nil
@@ -149,14 +161,39 @@ func (p *partial) readBack(end int64, keep *cacheWriter) error {
 	if err != nil {
 		return fmt.Errorf("reading back: %w", err)
 	}
-	p.update((*buf)[:n], keep)
-	return nil
+	return p.update((*buf)[:n], keep)
 }
 
-func (p *partial) update(b []byte, keep *cacheWriter) {
+// update hashes b, which comes next, and passes it on.
+func (p *partial) update(b []byte, keep *cacheWriter) error {
 	p.hash.Write(b)
 	p.hashed += int64(len(b))
 	keep.write(b, p.hash)
+	if p.out == nil {
+		return nil
+	}
+	if _, err := p.out.Write(b); err != nil {
+		return err
+	}
+	if err := p.forget(); err != nil {
+		return err
+	}
+	p.plan.open(p.hashed - p.hashed%streamStep + streamWindow)
+	return nil
+}
+
+// forget frees the memory of what was passed on, in pieces of some pages.
+func (p *partial) forget() error {
+	n := p.hashed - p.hashed%bufSize - p.forgot
+	if n == 0 {
+		return nil
+	}
+	err := unix.Fallocate(int(p.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.forgot, n)
+	if err != nil {
+		return fmt.Errorf("freeing what was passed on: %w", os.NewSyscallError("fallocate", err))
+	}
+	p.forgot += n
+	return nil
 }
 
 // complete reports whether every byte has been received and hashed.

@@ -12,10 +12,12 @@ import (
 type plan struct {
 	mu     sync.Mutex
 	size   int64
+	limit  int64  // nothing at or beyond it may be claimed yet
 	todo   []span // sorted, disjoint, not claimed
 	active []*claim
 	kick   chan struct{} // one token: the prefix may have grown
-	freed  chan struct{} // one token: a claim has ended
+	freed  chan struct{} // one token: a claim has ended, or the limit has moved
+	opened chan struct{} // one token: the limit has moved
 }
 
 type span struct{ pos, end int64 } // [pos, end)
@@ -24,22 +26,23 @@ type span struct{ pos, end int64 } // [pos, end)
 type claim struct{ span }
 
 func newPlan(have, size int64) *plan {
-	p := &plan{size: size, kick: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
+	token := func() chan struct{} { return make(chan struct{}, 1) }
+	p := &plan{size: size, limit: size, kick: token(), freed: token(), opened: token()}
 	if have < size {
 		p.todo = []span{{have, size}}
 	}
 	return p
 }
 
-// claim takes up to limit bytes from the first gap; nil if there is none.
-func (p *plan) claim(limit int64) *claim {
+// claim takes up to most bytes from the first gap; nil if there is none.
+func (p *plan) claim(most int64) *claim {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.todo) == 0 {
+	if !p.claimable() {
 		return nil
 	}
 	gap := &p.todo[0]
-	c := &claim{span{gap.pos, min(gap.end, gap.pos+limit)}}
+	c := &claim{span{gap.pos, min(gap.end, gap.pos+most, p.limit)}}
 	if gap.pos = c.end; gap.pos == gap.end {
 		p.todo = p.todo[1:]
 	}
@@ -47,10 +50,18 @@ func (p *plan) claim(limit int64) *claim {
 	return c
 }
 
-// extend lets c go on into the gap behind it, if nobody has claimed that.
+// claimable reports whether there is a gap below the limit. p.mu is held.
+func (p *plan) claimable() bool { return len(p.todo) > 0 && p.todo[0].pos < p.limit }
+
+// extend lets c go on into the gap behind it, if nobody has claimed that. With
+// a limit c must be the only claim, because it will wait for the limit to move,
+// which needs all that is before it.
 func (p *plan) extend(c *claim) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.limit < p.size && len(p.active) > 1 {
+		return
+	}
 	if len(p.todo) > 0 && p.todo[0].pos == c.end {
 		c.end = p.todo[0].end
 		p.todo = p.todo[1:]
@@ -81,15 +92,44 @@ func (p *plan) release(c *claim) {
 	wake(p.freed)
 }
 
-// wait blocks while every missing byte is claimed. It reports whether there is
-// something to claim now; if not, all bytes are there or ctx has ended.
+// open moves the limit up.
+func (p *plan) open(limit int64) {
+	p.mu.Lock()
+	p.limit = min(limit, p.size)
+	p.mu.Unlock()
+	wake(p.opened)
+	wake(p.freed)
+}
+
+// room is how far the limit is beyond pos.
+func (p *plan) room(pos int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limit - pos
+}
+
+// waitRoom blocks until the limit is beyond pos.
+func (p *plan) waitRoom(ctx context.Context, pos int64) error {
+	for p.room(pos) <= 0 {
+		select {
+		case <-p.opened:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// wait blocks while every missing byte is claimed or beyond the limit. It
+// reports whether there is something to claim now; if not, all bytes are there
+// or ctx has ended.
 func (p *plan) wait(ctx context.Context) bool {
 	for {
 		p.mu.Lock()
-		todo, active := len(p.todo), len(p.active)
+		ready, done := p.claimable(), len(p.todo) == 0 && len(p.active) == 0
 		p.mu.Unlock()
-		if todo > 0 || active == 0 {
-			return todo > 0
+		if ready || done {
+			return ready
 		}
 		select {
 		case <-p.freed:

@@ -47,7 +47,7 @@ func (t *transfer) request(ctx context.Context, i int, c *claim) (gained int64, 
 		}
 	}
 	t.part.sentBy(i)
-	err = t.receiveBody(c, watch.reader(resp.Body))
+	err = t.receiveBody(ctx, c, resp.Body, watch)
 	gained = c.pos - first
 	if err == nil && !whole {
 		t.measured(gained, time.Since(started))
@@ -97,11 +97,19 @@ func (t *transfer) wholeBlob(i int, c *claim, body io.Reader) error {
 }
 
 // receiveBody writes the body to the partial until c is full.
-func (t *transfer) receiveBody(c *claim, body io.Reader) error {
+func (t *transfer) receiveBody(ctx context.Context, c *claim, body io.Reader, watch *watch) error {
+	body = watch.reader(body)
 	buf := bufPool.Get().(*[]byte)
 	defer func() { bufPool.Put(buf) }()
 	for c.pos < c.end {
-		want := min(bufSize-c.pos%bufSize, c.end-c.pos)
+		room := t.part.plan.room(c.pos)
+		if room <= 0 {
+			if err := t.waitRoom(ctx, c.pos, watch); err != nil {
+				return err
+			}
+			continue
+		}
+		want := min(bufSize-c.pos%bufSize, c.end-c.pos, room)
 		n, err := fill(body, (*buf)[:want])
 		if n > 0 {
 			if _, err := t.part.file.WriteAt((*buf)[:n], c.pos); err != nil {
@@ -118,6 +126,13 @@ func (t *transfer) receiveBody(c *claim, body io.Reader) error {
 		}
 	}
 	return nil
+}
+
+// waitRoom waits until whoever takes a stream has made room for the byte at pos.
+func (t *transfer) waitRoom(ctx context.Context, pos int64, watch *watch) error {
+	watch.pause()
+	defer watch.resume()
+	return t.part.plan.waitRoom(ctx, pos)
 }
 
 // fill reads until p is full, or for a while: what a slow link brings is to be
@@ -235,6 +250,7 @@ func (t *transfer) slow(i int) error {
 type watch struct {
 	timer  *time.Timer
 	recent atomic.Int64 // bytes since the timer fired last
+	paused atomic.Bool
 	speed  *speed
 	cancel context.CancelCauseFunc
 }
@@ -243,7 +259,7 @@ func newWatch(ctx context.Context, idle time.Duration, speed *speed, slow func()
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watch{speed: speed, cancel: cancel}
 	w.timer = time.AfterFunc(idle, func() {
-		if n := w.recent.Swap(0); n < idleBytes {
+		if n := w.recent.Swap(0); n < idleBytes && !w.paused.Load() {
 			cancel(fmt.Errorf("%w: %d bytes in %v", ErrStalled, n, idle))
 			return
 		}
@@ -254,6 +270,18 @@ func newWatch(ctx context.Context, idle time.Duration, speed *speed, slow func()
 		w.timer.Reset(idle)
 	})
 	return ctx, w
+}
+
+// pause is for a time in which the server is not to blame. It ends with resume.
+func (w *watch) pause() {
+	w.paused.Store(true)
+	w.speed.count(-1)
+}
+
+func (w *watch) resume() {
+	w.recent.Store(idleBytes) // counts as progress, or the time would be held against the server
+	w.paused.Store(false)
+	w.speed.count(1)
 }
 
 func (w *watch) stop() {

@@ -49,7 +49,7 @@ func TestSlowMirror(t *testing.T) {
 		{"one mirror that drips",
 			[]func(*http.Request, int) fp.Fault{fp.Always(drip)}, 6 * time.Hour, 1, 0},
 		{"one link of 2 KiB/s, three mirrors",
-			[]func(*http.Request, int) fp.Fault{fp.Always(gprs), fp.Always(gprs), fp.Always(gprs)}, 27 * time.Minute, 12, 4 << 10},
+			[]func(*http.Request, int) fp.Fault{fp.Always(gprs), fp.Always(gprs), fp.Always(gprs)}, 27 * time.Minute, 12, 24 << 10},
 		{"the first drips",
 			[]func(*http.Request, int) fp.Fault{fp.Always(drip), nil}, 31 * time.Second, 2, 4 << 10},
 		{"two drip",

@@ -22,8 +22,12 @@ const (
 	maxRestarts = 3
 )
 
-// errDrop asks for the partial to be dropped and begun again.
-var errDrop = errors.New("partial dropped")
+var (
+	// errDrop asks for the partial to be dropped and begun again.
+	errDrop = errors.New("partial dropped")
+	// errAgain says that it was.
+	errAgain = errors.New("blob begun again")
+)
 
 // transfer is the work of completing one partial.
 type transfer struct {
@@ -55,22 +59,36 @@ func newTransfer(f *Fetcher, p *partial) *transfer {
 // run ends when the partial is verified or no mirror is left.
 func (t *transfer) run(ctx context.Context) error {
 	for {
-		err := t.receive(ctx)
-		switch {
-		case errors.Is(err, errDrop):
-		case err != nil:
+		if err := t.attempt(ctx); err != errAgain {
 			return err
-		case t.part.verify():
-			t.f.opt.Cache.finish(t.part, t.f.opt.Warn)
-			t.f.meter.flush()
-			return nil
-		default:
-			t.blame()
 		}
-		t.f.meter.add(-t.part.have())
-		t.part.reset()
-		t.f.opt.Cache.drop(t.part.blob, t.f.opt.Warn)
 	}
+}
+
+// attempt receives what is missing. It returns nil when the partial is verified,
+// and errAgain when all of it was wrong and has to be received once more.
+func (t *transfer) attempt(ctx context.Context) error {
+	err := t.receive(ctx)
+	switch {
+	case errors.Is(err, errDrop):
+	case err != nil:
+		return err
+	case t.part.verify():
+		t.f.opt.Cache.finish(t.part, t.f.opt.Warn)
+		t.f.meter.flush()
+		return nil
+	default:
+		t.blame()
+	}
+	t.drop()
+	return errAgain
+}
+
+// drop forgets everything that was received.
+func (t *transfer) drop() {
+	t.f.meter.add(-t.part.have())
+	t.part.reset()
+	t.f.opt.Cache.drop(t.part.blob, t.f.opt.Warn)
 }
 
 // receive fills and hashes the partial.

@@ -220,9 +220,9 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// boot is one life of a machine with a cache: it fetches with one proxy, and
-// may be switched off after a while.
-func boot(t *testing.T, dir string, want []byte, limit time.Duration, pick func(*http.Request, int) fp.Fault) (sent int64, err error) {
+// boot is one life of a machine with a cache: it fetches in one of the ways with
+// one proxy, and may be switched off after a while.
+func boot(t *testing.T, way, dir string, want []byte, limit time.Duration, pick func(*http.Request, int) fp.Fault) (sent int64, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		cache, cerr := fetch.OpenCache(dir)
@@ -234,8 +234,8 @@ func boot(t *testing.T, dir string, want []byte, limit time.Duration, pick func(
 		f := setup(t, fetch.Options{Cache: cache, Streams: 1, Warn: func(err error) { t.Log(err) }}, p)
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		file, ferr := f.Blob(ctx, blobOf(want))
-		if ferr == nil && !bytes.Equal(read(t, file), want) {
+		got, ferr := ways[way](ctx, t, f, blobOf(want))
+		if ferr == nil && !bytes.Equal(got, want) {
 			t.Error("success with wrong content")
 		}
 		sent, err = p.Sent(), ferr
@@ -245,6 +245,12 @@ func boot(t *testing.T, dir string, want []byte, limit time.Duration, pick func(
 
 // TestCache follows a blob over several boots.
 func TestCache(t *testing.T) {
+	for way := range ways {
+		t.Run(way, func(t *testing.T) { testCache(t, way) })
+	}
+}
+
+func testCache(t *testing.T, way string) {
 	const size = 24 * mib
 	want := content(size)
 	slow := fp.Always(fp.Throttle(mib, time.Second))
@@ -265,20 +271,20 @@ func TestCache(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			first, err := boot(t, dir, want, 21*time.Second, slow)
+			first, err := boot(t, way, dir, want, 21*time.Second, slow)
 			if !errors.Is(err, context.DeadlineExceeded) || first < size/3 {
 				t.Fatalf("first boot: %d bytes, %v", first, err)
 			}
 			tt.tamper(t, filepath.Join(dir, name))
-			second, err := boot(t, dir, want, time.Hour, slow)
+			second, err := boot(t, way, dir, want, time.Hour, slow)
 			if err != nil || second > tt.most {
 				t.Errorf("second boot: %d bytes, want at most %d; %v", second, tt.most, err)
 			}
-			if third, err := boot(t, dir, want, time.Hour, slow); err != nil || third != 0 {
+			if third, err := boot(t, way, dir, want, time.Hour, slow); err != nil || third != 0 {
 				t.Errorf("third boot: %d bytes, want none; %v", third, err)
 			}
 			zero(t, filepath.Join(dir, name), size/2, 1)
-			if fourth, err := boot(t, dir, want, time.Hour, slow); err != nil || fourth != size {
+			if fourth, err := boot(t, way, dir, want, time.Hour, slow); err != nil || fourth != size {
 				t.Errorf("boot after the complete file was changed: %d bytes; %v", fourth, err)
 			}
 		})
@@ -311,7 +317,7 @@ func TestCacheSlowLink(t *testing.T) {
 		}
 	})
 	most := int64(len(want)) - int64((on-time.Minute-5*time.Second)/time.Second)*rate
-	if sent, err := boot(t, cut, want, time.Hour, gprs); err != nil || sent > most {
+	if sent, err := boot(t, "blob", cut, want, time.Hour, gprs); err != nil || sent > most {
 		t.Errorf("after the cut: %d bytes, want at most %d; %v", sent, most, err)
 	}
 }
