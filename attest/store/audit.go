@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -13,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -183,6 +185,57 @@ func (s *Store) Heads(ctx context.Context) ([]Head, error) {
 		h.Time = fromMillis(ms)
 		return h, err
 	})
+}
+
+// auditPage is how many records are read at once.
+const auditPage = 1000
+
+// VerifyAudit follows the chain of a replica from its first record to its head, which it returns, and checks the
+// head's signature. Heads of the same chain that were put away earlier must be signed too, and on the way: a log that
+// was cut and continued fails with [ErrChain], as a changed one does. It may be used while records are added.
+func (s *Store) VerifyAudit(ctx context.Context, replica string, key *ecdsa.PublicKey, kept ...Head) (Head, error) {
+	heads, err := s.Heads(ctx)
+	if err != nil {
+		return Head{}, err
+	}
+	i := slices.IndexFunc(heads, func(h Head) bool { return h.Replica == replica })
+	if i < 0 {
+		return Head{}, fmt.Errorf("%w: there is none of %q", ErrChain, replica)
+	}
+	way := append(slices.Clone(kept), heads[i])
+	slices.SortStableFunc(way, func(a, b Head) int { return cmp.Compare(a.Seq, b.Seq) })
+	var v Verifier
+	for _, h := range way {
+		if h.Replica != replica {
+			return Head{}, fmt.Errorf("%w: a head of %q is not one of %q", ErrChain, h.Replica, replica)
+		}
+		if err := h.Verify(key); err != nil {
+			return Head{}, err
+		}
+		if err := s.follow(ctx, &v, h); err != nil {
+			return Head{}, err
+		}
+	}
+	return heads[i], nil
+}
+
+// follow adds the records up to a head.
+func (s *Store) follow(ctx context.Context, v *Verifier, h Head) error {
+	for v.seq < h.Seq {
+		records, err := s.Audit(ctx, h.Replica, v.seq, int(min(auditPage, h.Seq-v.seq)))
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			break
+		}
+		for _, r := range records {
+			if err := v.Add(r); err != nil {
+				return err
+			}
+		}
+	}
+	return v.At(h)
 }
 
 // collect reads all rows and closes them.

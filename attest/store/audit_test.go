@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 )
 
 // verifyChain follows a whole exported chain, as an auditor would.
@@ -69,6 +70,68 @@ func TestAuditChain(t *testing.T) {
 			"other name": verifyChain(records, moved, &f.key.PublicKey),
 		} {
 			if !errors.Is(err, ErrChain) {
+				t.Errorf("%s: %v, want ErrChain", name, err)
+			}
+		}
+	})
+}
+
+// TestVerifyAudit changes the log behind the store's back, as whoever can write to the database could.
+func TestVerifyAudit(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, f *fixture) {
+		s, ctx := f.open(t, "a"), t.Context()
+		note := func(s *Store) {
+			t.Helper()
+			if err := s.Note(ctx, Event{Kind: "state"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		verify := func(replica string, kept ...Head) (Head, error) {
+			return s.VerifyAudit(ctx, replica, &f.key.PublicKey, kept...)
+		}
+		change := func(statement string, args ...any) {
+			t.Helper()
+			if _, err := s.db.ExecContext(ctx, statement, args...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range auditPage + 2 {
+			note(s)
+		}
+		note(f.open(t, "b"))
+		old, err := verify("a")
+		if err != nil || old.Seq != auditPage+2 || !old.Time.Equal(start) {
+			t.Fatalf("whole: %+v, %v", old, err)
+		}
+		note(s)
+		if h, err := verify("a", old); err != nil || h.Seq != old.Seq+1 {
+			t.Fatalf("continued: %+v, %v", h, err)
+		}
+		forged := old
+		forged.Time = forged.Time.Add(time.Hour)
+		for name, failed := range map[string]func() (Head, error){
+			"nobody's chain":    func() (Head, error) { return verify("c") },
+			"another's head":    func() (Head, error) { return verify("b", old) },
+			"a forged old head": func() (Head, error) { return verify("a", forged) },
+			"a record removed": func() (Head, error) {
+				change("DELETE FROM audit WHERE replica = 'b'")
+				return verify("b")
+			},
+			"cut, and continued by the key's holder": func() (Head, error) {
+				change("DELETE FROM audit WHERE replica = 'a' AND seq > 10")
+				r, err := s.Audit(ctx, "a", 9, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				change("UPDATE heads SET seq = 10, hash = $1 WHERE replica = 'a'", r[0].Hash)
+				note(s)
+				if h, err := verify("a"); err != nil || h.Seq != 11 {
+					t.Fatalf("cut, with no older head: %+v, %v", h, err)
+				}
+				return verify("a", old)
+			},
+		} {
+			if _, err := failed(); !errors.Is(err, ErrChain) {
 				t.Errorf("%s: %v, want ErrChain", name, err)
 			}
 		}
