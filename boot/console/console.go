@@ -24,7 +24,8 @@ const (
 	timeWidth = 9  // columns of a time at the right
 
 	redrawEvery = 300 * time.Millisecond // bar, by carriage return: 9600 baud can follow
-	lineEvery   = 10 * time.Second       // progress, by new lines
+	lineEvery   = time.Second            // progress, by new lines: doubled after each,
+	slowestLine = time.Minute            // up to this
 	jsonEvery   = time.Second
 )
 
@@ -45,15 +46,13 @@ type Options struct {
 type Console struct {
 	o Options
 
-	mu       sync.Mutex
-	stage    flow.Stage
-	began    time.Duration // of the stage
-	column   int           // of the cursor on a line that may go on
-	barOpen  bool          // the cursor is at the end of a bar
-	drawn    time.Duration // last progress on Out
-	shown    bool          // some progress of this stage was shown
-	complete bool          // and the last of it was the end
-	emitted  time.Duration // last progress on JSON
+	mu      sync.Mutex
+	stage   flow.Stage
+	began   time.Duration // of the stage
+	column  int           // of the cursor on a line that may go on
+	barOpen bool          // the cursor is at the end of a bar
+	part    part          // of the stage, whose progress is shown
+	emitted time.Duration // last progress on JSON
 }
 
 var _ flow.Reporter = (*Console)(nil)
@@ -80,7 +79,7 @@ func (c *Console) Stage(s flow.Stage) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.endStage()
-	c.stage, c.began, c.shown, c.complete = s, c.o.Now(), false, false
+	c.stage, c.began, c.part = s, c.o.Now(), part{}
 	c.write(fmt.Sprintf("%-*s", margin, " "+string(s)))
 	c.column = margin
 	c.emit(message{Event: "stage"})

@@ -35,7 +35,11 @@ func play(c *console.Console, pass func(time.Duration)) {
 	c.Info("oci registry.example/os/edge:stable")
 	const total = 266 << 20
 	for i := range int64(21) {
-		c.Progress(i*total/20, total, 12.4*(1<<20), time.Duration(20-i)*time.Second)
+		c.Progress(console.Progress{Done: i * total / 20, Total: total, Rate: 12.4 * (1 << 20), Left: time.Duration(20-i) * time.Second})
+		pass(time.Second)
+	}
+	for i := range int64(3) {
+		c.Progress(console.Progress{Done: i * total / 2, Total: total, What: "unpacked"})
 		pass(time.Second)
 	}
 	c.Info("verified registry.example/os/edge@sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae")
@@ -88,7 +92,7 @@ func TestRedraw(t *testing.T) {
 	c.Stage(flow.StageFetch)
 	const n = 10000 // in 10 s
 	for i := range int64(n) {
-		c.Progress(i, n, 1, 0)
+		c.Progress(console.Progress{Done: i, Total: n, Rate: 1})
 		now += time.Millisecond
 	}
 	if redraws := strings.Count(out.String(), "\r"); redraws > 40 || redraws < 20 {

@@ -7,28 +7,71 @@ import (
 	"time"
 )
 
-const barWidth = 20
+const barWidth = 16
 
-// Progress shows that bytes arrive: done of total, at rate bytes a second, 0 if
-// not known, with left to go, 0 if not known. It may be called as often as the
-// caller likes.
-func (c *Console) Progress(done, total int64, rate float64, left time.Duration) {
+// A Progress is how far a part of a stage is.
+type Progress struct {
+	Done, Total int64         // bytes
+	Rate        float64       // bytes a second; 0 is not known
+	Left        time.Duration // to the end; 0 is not known
+	// What is done with the bytes, as "unpacked"; empty means fetched.
+	What string
+}
+
+// part is what was shown of one part's progress.
+type part struct {
+	what     string
+	began    time.Duration
+	first    int64         // bytes that were there when it began
+	drawn    time.Duration // the last time on Out
+	every    time.Duration // until the next
+	complete bool          // the end of it was shown
+}
+
+// Progress shows that bytes arrive. It may be called as often as the caller likes.
+func (c *Console) Progress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, complete := c.o.Now(), done >= total
+	if p.What == "" {
+		p.What = "fetched"
+	}
+	now, complete := c.o.Now(), p.Done >= p.Total
 	if c.o.JSON != nil && (complete || now-c.emitted >= jsonEvery) {
 		c.emitted = now
-		c.emit(message{Event: "progress", Done: done, Total: total, Rate: int64(rate), Left: left.Seconds()})
+		c.emit(message{Event: "progress", What: p.What, Done: p.Done, Total: p.Total, Rate: int64(p.Rate), Left: p.Left.Seconds()})
 	}
-	every := redrawEvery
-	if c.o.Lines {
-		every = lineEvery
+	begins := c.part.what != p.What
+	if begins {
+		c.part = part{what: p.What, began: now, first: p.Done, drawn: now, every: lineEvery}
 	}
-	if c.complete && complete || !complete && c.shown && now-c.drawn < every {
+	if c.part.complete && complete || !complete && !c.due(now, begins) {
 		return
 	}
-	c.drawn, c.shown, c.complete = now, true, complete
-	line := strings.Repeat(" ", margin) + bar(done, total, rate, left)
+	c.part.drawn, c.part.complete = now, complete
+	text := p.bar(barWidth)
+	if complete {
+		text += " " + p.What + meanRate(p.Done-c.part.first, now-c.part.began)
+	} else {
+		text += p.pace()
+	}
+	c.draw(strings.Repeat(" ", margin) + text[:min(len(text), width-1-margin)])
+}
+
+// due tells whether the console follows if more is written. Lines come ever more
+// slowly: a download of hours must not fill a log.
+func (c *Console) due(now time.Duration, begins bool) bool {
+	if !c.o.Lines {
+		return begins || now-c.part.drawn >= redrawEvery
+	}
+	if begins || now-c.part.drawn < c.part.every {
+		return false
+	}
+	c.part.every = min(2*c.part.every, slowestLine)
+	return true
+}
+
+// draw writes a line of its own, or over the one that was drawn last.
+func (c *Console) draw(line string) {
 	if c.o.Lines {
 		c.newLine()
 		c.write(line + "\n")
@@ -43,21 +86,43 @@ func (c *Console) Progress(done, total int64, rate float64, left time.Duration) 
 	c.barOpen = true
 }
 
-// bar is at most width-1-margin columns wide.
-func bar(done, total int64, rate float64, left time.Duration) string {
+// bar is what a person looks at.
+func (p Progress) bar(columns int) string {
 	part := 0.0
-	if total > 0 {
-		part = min(1, max(0, float64(done)/float64(total)))
+	if p.Total > 0 {
+		part = min(1, max(0, float64(p.Done)/float64(p.Total)))
 	}
-	full := int(part * barWidth)
-	s := fmt.Sprintf("[%s%s] %3d%%  %s of %s", strings.Repeat("#", full), strings.Repeat("-", barWidth-full), int(part*100), size(done), size(total))
-	if rate > 0 && done < total {
-		s += fmt.Sprintf("  %s/s", size(int64(rate)))
-		if left > 0 {
-			s += "  " + remaining(left)
+	full := int(part * float64(columns))
+	of := size(p.Total)
+	if p.Done < p.Total {
+		done, unit, _ := strings.Cut(size(p.Done), " ")
+		if strings.HasSuffix(of, " "+unit) {
+			of = done + " of " + of
+		} else {
+			of = done + " " + unit + " of " + of
 		}
 	}
+	return fmt.Sprintf("[%s%s] %3d%%  %s", strings.Repeat("#", full), strings.Repeat("-", columns-full), int(part*100), of)
+}
+
+// pace is how fast it goes, and what that means.
+func (p Progress) pace() string {
+	if p.Rate <= 0 {
+		return " " + p.What
+	}
+	s := fmt.Sprintf(", %s/s", size(int64(p.Rate)))
+	if left := remaining(p.Left); left != "" {
+		s += ", " + left + " left"
+	}
 	return s
+}
+
+// meanRate sums a part up. Of a moment there is nothing to say.
+func meanRate(n int64, took time.Duration) string {
+	if took < 100*time.Millisecond {
+		return ""
+	}
+	return fmt.Sprintf(" in %s, %s/s", seconds(took), size(int64(float64(n)/took.Seconds())))
 }
 
 func size(n int64) string {
@@ -74,14 +139,14 @@ func size(n int64) string {
 
 func remaining(d time.Duration) string {
 	switch {
-	case d >= 100*time.Hour:
+	case d <= 0 || d >= 100*time.Hour:
 		return ""
 	case d >= time.Hour:
 		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 	case d >= time.Minute:
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 	}
-	return fmt.Sprintf("%ds", int(d.Seconds()+0.5))
+	return fmt.Sprintf("%d s", int(d.Seconds()+0.5))
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
@@ -95,6 +160,7 @@ type message struct {
 	Text    string  `json:"text,omitempty"`
 	Version string  `json:"version,omitempty"`
 	Next    string  `json:"next,omitempty"`
+	What    string  `json:"what,omitempty"`  // fetched, unpacked
 	Done    int64   `json:"done,omitempty"`  // bytes
 	Total   int64   `json:"total,omitempty"` // bytes
 	Rate    int64   `json:"rate,omitempty"`  // bytes a second

@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/osimage"
@@ -61,10 +62,12 @@ func (m *Machine) wrap(i *osimage.Image) flow.Image {
 // options are the site's wishes for an image.
 func (m *Machine) options(src *config.Source) osimage.Options {
 	return osimage.Options{
-		Cmdline:  m.o.Site.Cmdline,
-		Arch:     platform(src.Platform).Architecture,
-		DryRun:   m.dry,
-		Progress: func(done, total int64) { m.o.Console.Progress(done, total, 0, 0) },
+		Cmdline: m.o.Site.Cmdline,
+		Arch:    platform(src.Platform).Architecture,
+		DryRun:  m.dry,
+		Progress: func(done, total int64) {
+			m.o.Console.Progress(console.Progress{Done: done, Total: total, What: "unpacked"})
+		},
 	}
 }
 

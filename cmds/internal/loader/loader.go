@@ -107,16 +107,17 @@ func (m *Machine) Close() error {
 	return errors.Join(append(errs, m.tpm.close())...)
 }
 
-// judgedClock says so when the real-time clock turns out to be wrong.
+// judgedClock says so when the clock turns out to be wrong.
 type judgedClock struct {
 	*clock.Clock
 	console *console.Console
 }
 
 func (c judgedClock) Signed(t time.Time) error {
+	before := c.State().Source
 	err := c.Clock.Signed(t)
 	if ahead := c.Ahead(); ahead > time.Minute {
-		c.console.Warn(fmt.Errorf("the real-time clock is %v ahead of the signed time: set it", ahead.Round(time.Minute)))
+		c.console.Warn(fmt.Errorf("the clock was %v ahead of the signed time, by %q; it is right now", ahead.Round(time.Minute), before))
 	}
 	return err
 }
@@ -206,7 +207,7 @@ func (n network) Down() error {
 
 // progress shows what fetch reports.
 func (m *Machine) progress(p fetch.Progress) {
-	m.o.Console.Progress(p.Done, p.Total, p.Rate, p.Left())
+	m.o.Console.Progress(console.Progress{Done: p.Done, Total: p.Total, Rate: p.Rate, Left: p.Left()})
 }
 
 // proxy is for every connection of the machine.
