@@ -17,6 +17,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
+	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
 
 // layout writes an OCI layout with one image of a kernel and an initrd.
@@ -123,9 +124,10 @@ func TestExitCodes(t *testing.T) {
 		{"no CA", []string{"--dry-run", "--ca", "/none", "r/x"}, loader.ExitUsage, "--ca"},
 		{"no such tag", []string{"--dry-run", "--tag", "v2", dir}, loader.ExitFailed, "not found"},
 		{"no layout", []string{"--dry-run", t.TempDir()}, loader.ExitFailed, "no OCI layout"},
-		{"registry gone", []string{"--dry-run", "--insecure-http", "127.0.0.1:1/os:v1"}, loader.ExitFailed, "refused"},
+		{"registry gone", []string{"--dry-run", "--plain-http", "127.0.0.1:1/os:v1"}, loader.ExitFailed, "refused"},
 		{"bad reference", []string{"--dry-run", "busybox"}, loader.ExitFailed, "reference"},
-		{"no TPM", []string{"--tpm", "unix:/none", dir}, loader.ExitFailed, "TPM"},
+		{"no TPM", []string{"--tpm", "unix:/none", dir}, loader.ExitFailed, "--no-tpm"},
+		{"TPM of another kind", []string{"--tpm", key, dir}, loader.ExitFailed, "TPM"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, out, diag := output(t, c.args...)
@@ -133,5 +135,21 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit code %d, want %d; want %q in\n%s%s", code, c.code, c.says, diag, out)
 			}
 		})
+	}
+}
+
+// TestExitMeasured boots an image that is no kernel: it is measured by the time the kernel says so.
+func TestExitMeasured(t *testing.T) {
+	tpm := tpmtest.Start(t, tpmtest.Options{})
+	if err := tpm.Close(); err != nil { // it serves one at a time
+		t.Fatal(err)
+	}
+	code, _, diag := output(t, "--tpm", tpm.Addr, layout(t))
+	if code != loader.ExitMeasured || !strings.Contains(diag, "FAILED at load") {
+		t.Errorf("exit code %d, want %d\n%s", code, loader.ExitMeasured, diag)
+	}
+	code, _, diag = output(t, "--tpm", tpm.Addr, layout(t))
+	if code != loader.ExitFailed || !strings.Contains(diag, "power-cycle") {
+		t.Errorf("once more: exit code %d, want %d\n%s", code, loader.ExitFailed, diag)
 	}
 }

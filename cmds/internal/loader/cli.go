@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/google/go-tpm/tpm2"
@@ -108,6 +109,10 @@ func (m *Machine) main(ctx context.Context, dryRun, asJSON bool) int {
 	if dryRun {
 		return m.dryMain(ctx, asJSON)
 	}
+	if err := m.hasTPM(); err != nil {
+		m.o.Console.Fail(&flow.Failure{Stage: flow.StagePrepare, Err: err}, "nothing was changed")
+		return ExitFailed
+	}
 	b, err := m.Boot()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -125,6 +130,19 @@ func (m *Machine) main(ctx context.Context, dryRun, asJSON bool) int {
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return ExitMeasured
+}
+
+// hasTPM says what to do without one. There is nothing to wait for: who calls a
+// command has a system that is up.
+func (m *Machine) hasTPM() error {
+	path := strings.TrimPrefix(m.o.TPM, "unix:")
+	if m.o.NoTPM || strings.HasPrefix(path, "tcp:") {
+		return nil
+	}
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("no TPM: %w; boot without measuring by --no-tpm, only look at the image by --dry-run, or say where a TPM is by --tpm", err)
+	}
+	return nil
 }
 
 func (m *Machine) dryMain(ctx context.Context, asJSON bool) int {

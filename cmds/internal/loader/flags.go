@@ -22,7 +22,7 @@ func (f *Flags) Register(s *flag.FlagSet) {
 	s.BoolVar(&f.DryRun, "dry-run", false, "do everything but measure and boot, on any Linux machine, and print what would be booted and measured")
 	s.BoolVar(&f.JSON, "json", false, "with --dry-run: print JSON")
 	s.BoolVar(&f.NoTPM, "no-tpm", false, "boot a machine without a TPM: nothing is measured, and no secrets are released")
-	s.BoolVar(&f.PlainHTTP, "insecure-http", false, "reach the registry without TLS")
+	s.BoolVar(&f.PlainHTTP, "plain-http", false, "reach the registry without TLS")
 	s.StringVar(&f.CA, "ca", "", "`FILE` with the CA certificates (PEM) to trust in place of the system's")
 	s.StringVar(&f.Cmdline, "cmdline", "", "`TEXT` to add to the image's kernel command line")
 	s.StringVar(&f.Platform, "platform", "", "`OS/ARCH` to pick from an image index (default this machine's)")
