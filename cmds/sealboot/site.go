@@ -19,9 +19,9 @@ import (
 func newSiteCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "site",
-		Short: "Create a site, the configuration of its loaders, and secrets for its devices",
+		Short: "Create a site, the configuration of its loaders, and secrets for its devices; check its audit log",
 	}
-	cmd.AddCommand(newSiteInitCmd(), newSiteConfigCmd(), newSecretCmd())
+	cmd.AddCommand(newSiteInitCmd(), newSiteConfigCmd(), newSiteAuditCmd(), newSecretCmd())
 	return cmd
 }
 
@@ -106,7 +106,7 @@ func newSiteConfigCmd() *cobra.Command {
 	var dir, from string
 	var oci []string
 	var plainHTTP, media, lab bool
-	var cmdline, registryCA string
+	var cmdline, registryCA, joinToken string
 	cmd := &cobra.Command{
 		Use:   "config --dir DIR [--from FILE] [--oci REF]...",
 		Short: "Print the site config that loaders are built with",
@@ -157,6 +157,13 @@ is checked as the loader will check it.`,
 			if err := identify(c, s); err != nil {
 				return err
 			}
+			if joinToken != "" {
+				text, err := os.ReadFile(joinToken)
+				if err != nil {
+					return fmt.Errorf("--join-token (make one with \"sealboot device token\"): %w", err)
+				}
+				c.Attestd.JoinToken = strings.TrimSpace(string(text))
+			}
 			text, err := c.Marshal()
 			if err != nil {
 				return err
@@ -173,6 +180,7 @@ is checked as the loader will check it.`,
 	f.BoolVar(&plainHTTP, "plain-http", false, "fetch the --oci images without TLS")
 	f.BoolVar(&media, "media", false, "boot from a volume labelled SB-MEDIA when the others fail")
 	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system; "+importCredentials+"=no is added unless it is set")
+	f.StringVar(&joinToken, "join-token", "", "file with a join token: machines that nobody enrolled wait for \"sealboot device allow\"")
 	f.BoolVar(&lab, "lab", false, "permit what is for the lab only")
 	require(cmd, "dir")
 	cmd.MarkFlagsMutuallyExclusive("registry-ca", "plain-http")
@@ -183,11 +191,10 @@ is checked as the loader will check it.`,
 func identify(c *config.Site, s *site.Site) error {
 	var err error
 	c.Name = s.Name
-	var attempts int
-	if c.Attestd != nil {
-		attempts = c.Attestd.Attempts
+	if c.Attestd == nil {
+		c.Attestd = &config.Attestd{}
 	}
-	c.Attestd = &config.Attestd{Attempts: attempts, URL: strings.TrimSuffix(s.URL, "/"), CA: string(s.CA.PEM())}
+	c.Attestd.URL, c.Attestd.CA = strings.TrimSuffix(s.URL, "/"), string(s.CA.PEM())
 	if c.ServerKey, err = x509.MarshalPKIXPublicKey(s.ServerPublic()); err != nil {
 		return err
 	}
