@@ -3,15 +3,17 @@
 //
 // It keeps a lower bound: a moment that has certainly passed. The bound starts
 // at the higher of the build time and a real-time clock that looks sane, and
-// moves forward to the time floor in the TPM and by times that somebody trusted
-// has signed. It moves back in one case only: a signed time corrects a real-time
-// clock that was ahead. TLS and TUF are given this clock; the system's own is
-// never asked again after [New], so nothing else can step it.
+// moves forward to the time floor in the TPM and by times that verified metadata
+// proves. TLS and TUF are given this clock; the system's own is never asked again
+// after [New], so nothing else can step it.
 //
 // A bound alone stops most replays, but not a freeze: only a signed answer to
-// this boot's nonce makes the clock trusted. How much that matters is the
-// site's [Policy], and what the clock rests on is measured, so that the
-// verifier sees it too.
+// this boot's nonce makes the clock trusted. It is not a bound but the time: it
+// moves the clock back too, whatever had moved it ahead, though never before the
+// build. A real-time clock, a floor or a signer of metadata that is years ahead
+// would otherwise outlaw every certificate, and the machine for good. How much
+// the signed time matters is the site's [Policy], and what the clock rests on is
+// measured, so that the verifier sees it too.
 package clock
 
 import (
@@ -86,8 +88,8 @@ type State struct {
 	Trusted bool      // signed for this very boot
 }
 
-// A Clock is a lower bound of the time that only moves forward. It is safe for
-// use by several goroutines.
+// A Clock is a lower bound of the time, or the time itself once it was signed. It
+// is safe for use by several goroutines.
 type Clock struct {
 	policy Policy
 	most   time.Time // no time after this is believed
@@ -96,9 +98,8 @@ type Clock struct {
 	mu    sync.Mutex
 	state State
 	at    time.Duration // ticks when state.Lower was set
-	firm  time.Time     // the part of the bound that not even signed time lowers
 	rtc   string        // what became of the real-time clock
-	ahead time.Duration // by how much the real-time clock was ahead when signed time came
+	ahead time.Duration // by how much the clock was ahead when signed time came
 }
 
 // New returns a clock that starts at the highest believable time of o.
@@ -118,7 +119,6 @@ func New(o Options) *Clock {
 		c.state = State{Lower: base, Source: SourceBuild}
 	}
 	c.most = base.Add(Horizon)
-	c.firm = c.state.Lower
 	switch {
 	case o.RTC.IsZero():
 		c.rtc = "absent"
@@ -136,14 +136,13 @@ func New(o Options) *Clock {
 
 // Floor tells the clock the time floor in the TPM. What is beyond the horizon
 // was written by a thief, who could do so with a medium of his own, and is
-// ignored.
+// ignored; so is every floor once the time was signed.
 func (c *Clock) Floor(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.After(c.most) {
+	if t.After(c.most) || c.state.Trusted {
 		return
 	}
-	c.firm = later(c.firm, t.UTC().Round(0))
 	if t.After(c.now()) {
 		if c.state.Source == SourceRTC {
 			c.rtc = "behind"
@@ -171,9 +170,7 @@ func (c *Clock) State() State {
 }
 
 // Signed tells the clock the time that attestd signed for this boot's nonce.
-// From then on the clock is trusted and the real-time clock is out: a signed
-// time that is behind it moves the clock back, though never before the build
-// time, the floor or what metadata proved.
+// From then on the clock is trusted; floor and metadata no longer move it.
 func (c *Clock) Signed(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,21 +178,19 @@ func (c *Clock) Signed(t time.Time) error {
 		return fmt.Errorf("clock: attestd says %s, after %s: %w; check attestd's clock, or build a newer loader",
 			t.UTC().Format(time.RFC3339), c.most.Format(time.RFC3339), ErrHorizon)
 	}
-	now := c.now()
-	switch {
-	case !t.Before(now):
-		c.set(t, SourceAttestd)
-	case c.state.Source == SourceRTC || c.state.Source == SourceNotBefore:
-		c.ahead = now.Sub(t)
-		c.set(later(t, c.firm), SourceAttestd)
+	source := SourceAttestd
+	if built := c.Built(); t.Before(built) {
+		t, source = built, SourceBuild
 	}
+	c.ahead = max(0, c.now().Sub(t))
+	c.set(t, source)
 	c.state.Trusted = true
 	return nil
 }
 
 // Passed tells the clock a moment that verified metadata proves to have
 // passed. It moves the clock forward but does not make it trusted: old metadata
-// can be replayed.
+// can be replayed, and new metadata is dated by whoever has its keys.
 func (c *Clock) Passed(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,8 +198,7 @@ func (c *Clock) Passed(t time.Time) error {
 		return fmt.Errorf("clock: metadata says %s, after %s: %w",
 			t.UTC().Format(time.RFC3339), c.most.Format(time.RFC3339), ErrHorizon)
 	}
-	c.firm = later(c.firm, t)
-	if t.After(c.now()) {
+	if t.After(c.now()) && !c.state.Trusted {
 		c.set(t, SourceMetadata)
 	}
 	return nil
@@ -230,7 +224,7 @@ func (c *Clock) Built() time.Time { return c.most.Add(-Horizon) }
 // Policy returns the site's policy.
 func (c *Clock) Policy() Policy { return c.policy }
 
-// Ahead returns by how much the real-time clock was ahead of the signed time.
+// Ahead returns by how much the clock was ahead of the signed time.
 func (c *Clock) Ahead() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -248,11 +242,4 @@ func (c *Clock) Record() event.Record {
 		"rtc":     c.rtc,
 		"trusted": strconv.FormatBool(s.Trusted),
 	}}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

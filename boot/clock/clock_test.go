@@ -84,8 +84,8 @@ func TestSigned(t *testing.T) {
 		{name: "behind the build", signed: built.Add(-day), want: built, source: clock.SourceBuild},
 		{name: "year 9999", signed: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), want: built, source: clock.SourceBuild, err: clock.ErrHorizon},
 		{name: "corrects an RTC ahead", rtc: built.Add(9 * year), signed: built.Add(day), want: built.Add(day), source: clock.SourceAttestd, ahead: 9*year - day},
-		{name: "not below the floor", rtc: built.Add(9 * year), floor: built.Add(2 * day), signed: built.Add(day), want: built.Add(2 * day), source: clock.SourceAttestd, ahead: 9*year - day},
-		{name: "not below metadata", rtc: built.Add(9 * year), metadata: built.Add(3 * day), signed: built.Add(day), want: built.Add(3 * day), source: clock.SourceAttestd, ahead: 9*year - day},
+		{name: "corrects a floor ahead", floor: built.Add(90 * day), signed: built.Add(day), want: built.Add(day), source: clock.SourceAttestd, ahead: 89 * day},
+		{name: "corrects metadata ahead", metadata: built.Add(3 * year), signed: built.Add(day), want: built.Add(day), source: clock.SourceAttestd, ahead: 3*year - day},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k, _ := frozen(clock.Options{Built: built, RTC: c.rtc, Policy: clock.Require})
@@ -111,6 +111,15 @@ func TestSigned(t *testing.T) {
 			}
 			if got := k.Ahead(); got != c.ahead {
 				t.Errorf("Ahead = %v; want %v", got, c.ahead)
+			}
+			// Nothing moves a signed time any more.
+			lower := k.Now()
+			k.Floor(built.Add(year))
+			if err := k.Passed(built.Add(year)); err != nil {
+				t.Error(err)
+			}
+			if c.err == nil && !k.Now().Equal(lower) {
+				t.Errorf("Now = %v after floor and metadata; want %v as signed", k.Now(), lower)
 			}
 		})
 	}

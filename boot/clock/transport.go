@@ -12,12 +12,14 @@ import (
 
 // Transport returns a copy of base whose certificate checks use this clock.
 //
-// pinned is for connections whose only roots are the site's CA: there, and only
-// there, a certificate that is not valid yet moves the clock to its NotBefore,
-// because whoever holds the site's CA says that this moment has passed. A
-// machine with a dead real-time clock could otherwise never reach the signed
-// time. Roots, chain and name are checked as ever, and with them the
-// connection is tried once more.
+// pinned is for connections whose only roots are the site's CA, and that carry
+// nothing which rests on TLS: those to attestd. There, and only there, a machine
+// must get through with a wrong clock, or it could never reach the signed time.
+// A certificate that is not valid yet moves the clock to its NotBefore, because
+// whoever holds the site's CA says that this moment has passed. One that has
+// expired is judged at its NotBefore until the time was signed: the clock may be
+// ahead, and the worst is that somebody with an old key reads along. Roots, chain
+// and name are checked as ever, and with them the connection is tried once more.
 //
 // With policy [Off] no dates are checked.
 func (c *Clock) Transport(base *http.Transport, pinned bool) http.RoundTripper {
@@ -33,11 +35,11 @@ type transport struct {
 	clock  *Clock
 	base   *http.Transport
 	pinned bool
-	at     atomic.Pointer[time.Time] // with policy Off: when certificates are judged
+	at     atomic.Pointer[time.Time] // when certificates are judged, as long as the clock is not trusted
 }
 
 func (t *transport) now() time.Time {
-	if at := t.at.Load(); at != nil {
+	if at := t.at.Load(); at != nil && (t.clock.policy == Off || !t.clock.State().Trusted) {
 		return *at
 	}
 	return t.clock.Now()
@@ -76,8 +78,7 @@ func (t *transport) solve(r *http.Request, err error) bool {
 	}
 	leaf := bad.UnverifiedCertificates[0]
 	if t.clock.policy == Off {
-		last := t.at.Swap(&leaf.NotBefore)
-		return last == nil || !last.Equal(leaf.NotBefore)
+		return t.judgeAt(leaf.NotBefore)
 	}
 	if !t.pinned || t.base.TLSClientConfig.RootCAs == nil {
 		return false
@@ -94,7 +95,16 @@ func (t *transport) solve(r *http.Request, err error) bool {
 	if _, err := leaf.Verify(o); err != nil {
 		return false
 	}
-	return t.clock.notBefore(leaf.NotBefore)
+	if leaf.NotBefore.After(t.clock.Now()) {
+		return t.clock.notBefore(leaf.NotBefore)
+	}
+	return !t.clock.State().Trusted && t.judgeAt(leaf.NotBefore)
+}
+
+// judgeAt has certificates judged at a moment, and reports whether that is news.
+func (t *transport) judgeAt(at time.Time) bool {
+	last := t.at.Swap(&at)
+	return last == nil || !last.Equal(at)
 }
 
 // notBefore moves the clock forward to t and reports whether it did.

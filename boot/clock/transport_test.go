@@ -84,7 +84,10 @@ func TestTransport(t *testing.T) {
 		{"not for a public CA", site, "127.0.0.1", fresh, fresh.Add(year), clock.Prefer, false, "not yet valid", clock.SourceBuild},
 		{"not for another CA", other, "127.0.0.1", fresh, fresh.Add(year), clock.Prefer, true, "not yet valid", clock.SourceBuild},
 		{"not for another name", site, "127.0.0.9", fresh, fresh.Add(year), clock.Prefer, true, "not yet valid", clock.SourceBuild},
-		{"expired", site, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Prefer, true, "expired", clock.SourceBuild},
+		{"a clock ahead, expired certificate", site, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Prefer, true, "", clock.SourceBuild},
+		{"expired, of a public CA", site, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Prefer, false, "expired", clock.SourceBuild},
+		{"expired, of another CA", other, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Prefer, true, "expired", clock.SourceBuild},
+		{"expired, of another name", site, "127.0.0.9", built.Add(-2 * day), built.Add(-day), clock.Prefer, true, "expired", clock.SourceBuild},
 		{"beyond the horizon", site, "127.0.0.1", built.Add(16 * year), built.Add(20 * year), clock.Prefer, true, "not yet valid", clock.SourceBuild},
 		{"off: expired", site, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Off, false, "", clock.SourceBuild},
 		{"off: another CA", other, "127.0.0.1", built.Add(-2 * day), built.Add(-day), clock.Off, false, "unknown authority", clock.SourceBuild},
@@ -112,6 +115,53 @@ func TestTransport(t *testing.T) {
 			}
 			if got := k.State(); got.Source != c.source || got.Trusted {
 				t.Errorf("State = %+v; want the source %q, not trusted", got, c.source)
+			}
+		})
+	}
+}
+
+// TestAhead has a machine whose clock is years ahead reach attestd, be corrected by it, and judge certificates by the
+// signed time from then on.
+func TestAhead(t *testing.T) {
+	for name, ahead := range map[string]func(o *clock.Options) (floor time.Time){
+		"real-time clock": func(o *clock.Options) time.Time { o.RTC = built.Add(5 * year); return time.Time{} },
+		"time floor":      func(*clock.Options) time.Time { return built.Add(5 * year) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := newAuthority(t)
+			roots := x509.NewCertPool()
+			roots.AddCert(site.cert)
+			o := clock.Options{Built: built}
+			floor := ahead(&o)
+			k, _ := frozen(o)
+			k.Floor(floor)
+			client := &http.Client{Transport: k.Transport(&http.Transport{
+				TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}, true)}
+			get := func(from, to time.Time) error {
+				resp, err := client.Get(site.serve(t, "127.0.0.1", from, to))
+				if err == nil {
+					resp.Body.Close()
+				}
+				return err
+			}
+			now := built.Add(10 * day)
+			if err := get(now.Add(-15*day), now.Add(15*day)); err != nil {
+				t.Fatalf("attestd cannot be reached: %v", err)
+			}
+			if s := k.State(); !s.Lower.Equal(built.Add(5*year)) || s.Trusted {
+				t.Errorf("a certificate moved the clock back: %+v", s)
+			}
+			if err := k.Signed(now); err != nil {
+				t.Fatal(err)
+			}
+			if !k.Now().Equal(now) {
+				t.Errorf("Now = %v; want the signed %v", k.Now(), now)
+			}
+			if err := get(now.Add(-15*day), now.Add(15*day)); err != nil {
+				t.Errorf("by the signed time: %v", err)
+			}
+			if err := get(now.Add(-30*day), now.Add(-day)); err == nil || !strings.Contains(err.Error(), "expired") {
+				t.Errorf("expired by the signed time: %v", err)
 			}
 		})
 	}

@@ -40,10 +40,7 @@ func (f *nvFloor) store() floor.Store { return floor.Store{TPM: f.tpm.tpm, PCR: 
 func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
 	r, err := f.store().Read(ctx)
 	if floor.Destroyed(err) && hello != nil && hello.RepairFloor != nil {
-		r = floor.Record{ImageVersion: *hello.RepairFloor, Time: hello.Time}
-		if err = f.store().Repair(ctx, r); err == nil {
-			f.repaired = true
-		}
+		return f.repair(ctx, c, hello)
 	}
 	if f.dispensable(err, c) {
 		return nil
@@ -52,6 +49,21 @@ func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 		return fmt.Errorf("%w; enrol the machine with its TPM, or have attestd order a repair (sealboot device repair-floor)", err)
 	}
 	return r.Check(candidateRecord(c))
+}
+
+// repair writes the floor anew as attestd orders. An order that would shut out the image at hand is not carried out: no
+// later one could lower the floor again, since a floor that can be read is never repaired.
+func (f *nvFloor) repair(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
+	r := floor.Record{ImageVersion: *hello.RepairFloor} // Raise adds the time, one step
+	if err := r.Check(candidateRecord(c)); err != nil {
+		return fmt.Errorf("attestd orders a rollback floor that this image is below, so it was not written: %w; order a lower one "+
+			"(sealboot device repair-floor), 0 for images without versions", err)
+	}
+	if err := f.store().Repair(ctx, r); err != nil {
+		return err
+	}
+	f.repaired = true
+	return nil
 }
 
 func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hello) (event.Record, error) {

@@ -136,8 +136,29 @@ func TestFloorDestroyed(t *testing.T) {
 	})
 	w.refuses(floor.ErrUninitialised) // the order of before has ended with its boot
 	w.repairFloor(3)
-	w.conf.Sources[0].Keys = nil
 	w.refuses(floor.ErrRollback) // the image has no version, the order wants 3
+	w.repairFloor(0)
+	w.boots(event.FloorRepaired) // an order that was wrong can be taken back
+}
+
+// TestWrongTimeSigned has attestd's clock a year ahead in a machine's first boot, which writes its floor, and in the
+// next. The time floor moves by one step each time, and the machine boots as soon as the clock is right again.
+func TestWrongTimeSigned(t *testing.T) {
+	w := newWorld(t)
+	built := time.Now().UTC().Truncate(time.Second)
+	w.conf.BuildTime = built.Format(time.RFC3339)
+	w.undefine()
+	w.repairFloor(0)
+	w.ahead.Store(int64(365 * 24 * time.Hour))
+	w.boots(event.FloorRepaired)
+	if f := w.floor(); f.Time.After(built.Add(timeStep)) {
+		t.Fatalf("time floor %v after a first boot at %v", f.Time, built)
+	}
+	w.ahead.Store(0)
+	w.boots(event.FloorNV)
+	if s := w.machine.clock.State(); s.Source != clock.SourceAttestd || s.Lower.After(built.Add(time.Hour)) {
+		t.Errorf("clock %+v; want attestd's, which is right now", s)
+	}
 }
 
 // TestFloorOptional boots an image without a version where the site config says

@@ -90,14 +90,21 @@ func TestExpired(t *testing.T) {
 	}
 }
 
-// TestBehind shows that metadata signed after the machine's clock moves it.
-func TestBehind(t *testing.T) {
-	w := newWorld(t)
-	r := w.repo(1)
-	signed := time.Now().Add(48 * time.Hour).UTC().Truncate(time.Second)
+// signAhead has the timestamp signed at a time to come.
+func signAhead(r *tuftest.Repo, by time.Duration) (signed time.Time) {
+	signed = time.Now().Add(by).UTC().Truncate(time.Second)
 	r.Timestamp.Signed.Expires = signed.Add(24 * time.Hour)
 	r.Timestamp.Signed.UnrecognizedFields = map[string]any{tuf.LifetimeField: 24}
 	r.Publish("timestamp")
+	return signed
+}
+
+// TestBehind shows that metadata signed after the machine's clock moves it, where there is no attestd to sign the time.
+func TestBehind(t *testing.T) {
+	w := newWorld(t)
+	r := w.repo(1)
+	w.conf.Attestd, w.conf.ServerKey, w.conf.ReleaseKey = nil, nil, nil
+	signed := signAhead(r, 48*time.Hour)
 	if outcome, err := w.boot(); outcome != flow.Kexec {
 		t.Fatalf("boot: %v, %v\n%s", outcome, err, &w.out)
 	}
@@ -106,5 +113,22 @@ func TestBehind(t *testing.T) {
 	}
 	if f, err := (floor.Store{TPM: w.tpm.Open(t)}).Read(t.Context()); err != nil || f.Time.Before(signed) {
 		t.Errorf("floor %+v, %v; want its time at %v", f, err, signed)
+	}
+}
+
+// TestSignerAhead lets whoever has the timestamp's key sign in three years: neither the clock that attestd gave nor the
+// floor follows.
+func TestSignerAhead(t *testing.T) {
+	w := newWorld(t)
+	signAhead(w.repo(1), 3*365*24*time.Hour)
+	if outcome, err := w.boot(); outcome != flow.Kexec {
+		t.Fatalf("boot: %v, %v\n%s", outcome, err, &w.out)
+	}
+	tomorrow := time.Now().Add(24 * time.Hour)
+	if s := w.machine.clock.State(); s.Source != clock.SourceAttestd || s.Lower.After(tomorrow) {
+		t.Errorf("clock %+v; want attestd's", s)
+	}
+	if f := w.floor(); f.Time.After(tomorrow) {
+		t.Errorf("time floor %v; want attestd's time", f.Time)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ type world struct {
 	site     *site.Site
 	store    *store.Store
 	attestd  func()           // ends attestd
+	ahead    atomic.Int64     // by how much attestd's clock is, in nanoseconds
 	registry *httptest.Server // plain HTTP
 	conf     *config.Site
 	out      bytes.Buffer // console
@@ -121,13 +123,14 @@ func (w *world) startAttestd() {
 	if err := site.Init(dir, set, nil, time.Now); err != nil {
 		t.Fatal(err)
 	}
-	if w.site, err = site.Load(dir, time.Now); err != nil {
+	now := func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
+	if w.site, err = site.Load(dir, now); err != nil {
 		t.Fatal(err)
 	}
-	if w.store, err = w.site.OpenStore(t.Context(), time.Now); err != nil {
+	if w.store, err = w.site.OpenStore(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
-	s, err := server.New(server.Config{Site: w.site, Store: w.store})
+	s, err := server.New(server.Config{Site: w.site, Store: w.store, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
