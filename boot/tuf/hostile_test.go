@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -291,6 +292,22 @@ func TestRedirects(t *testing.T) {
 	}
 	if d.refresh() == nil || loops > 10 {
 		t.Fatalf("%d redirects", loops)
+	}
+}
+
+// TestRedirectOutOfTLS: what TLS kept private must not go on in clear.
+func TestRedirectOutOfTLS(t *testing.T) {
+	asked := false
+	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer plain.Close()
+	secure := httptest.NewTLSServer(http.RedirectHandler(plain.URL, http.StatusFound))
+	defer secure.Close()
+	w := tuf.Web{URL: secure.URL, Client: secure.Client()}
+	if _, err := w.Metadata(t.Context(), "timestamp.json", 100); err == nil || !strings.Contains(err.Error(), "away from TLS") {
+		t.Errorf("error is %v, want one that names the redirect", err)
+	}
+	if asked {
+		t.Error("the server without TLS was asked")
 	}
 }
 

@@ -194,6 +194,7 @@ func TestParseMalformed(t *testing.T) {
 		"any PCR, extended":     join(header(11), record(anyPCR, EventSeparator, "")),
 		"digest missing":        join(header(11, 12), separator),
 		"digest of other bank":  join(header(12), separator),
+		"digest twice":          join(header(11, 12), binary.LittleEndian.AppendUint32(separator[:8:8], 2), separator[12:46], separator[12:]),
 		"huge event":            join(header(11), separator[:len(separator)-8], []byte{0xff, 0xff, 0xff, 0x7f}),
 		"locality 2":            join(header(11), locality("\x02")),
 		"locality twice":        join(header(11), locality("\x03"), locality("\x03")),
