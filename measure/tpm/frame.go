@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -72,6 +73,18 @@ func notRun(response []byte) bool {
 		return true
 	}
 	return false
+}
+
+// timeout is how long a command may take.
+func timeout(command []byte) time.Duration {
+	if len(command) < headerSize {
+		return CommandTimeout
+	}
+	switch tpm2.TPMCC(binary.BigEndian.Uint32(command[6:])) {
+	case tpm2.TPMCCCreatePrimary, tpm2.TPMCCCreate, tpm2.TPMCCCreateLoaded:
+		return KeyTimeout
+	}
+	return CommandTimeout
 }
 
 // commandName names a command for messages.

@@ -24,10 +24,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CommandTimeout bounds one command with all its repetitions, if the context of
-// the call does not bound it sooner. Making an RSA key can take a discrete TPM
-// tens of seconds.
-const CommandTimeout = 2 * time.Minute
+// Timeouts of one command with all its repetitions, if the context of the call
+// does not bound it sooner. Making an RSA key can take a discrete TPM tens of
+// seconds; everything else takes it two at most.
+const (
+	CommandTimeout = 20 * time.Second
+	KeyTimeout     = 2 * time.Minute
+)
 
 const (
 	openTimeout  = 5 * time.Second // for a device that is busy or not there yet
@@ -114,8 +117,8 @@ func (t *TPM) Close() error {
 	return nil
 }
 
-// Send runs one command and returns its response, within [CommandTimeout]. It
-// makes the TPM a transport of go-tpm; [TPM.With] bounds it by a context.
+// Send runs one command and returns its response, within [CommandTimeout], or
+// [KeyTimeout] if the command makes a key. It makes the TPM a transport of go-tpm; [TPM.With] bounds it by a context.
 func (t *TPM) Send(command []byte) ([]byte, error) {
 	return t.send(context.Background(), command)
 }
@@ -134,17 +137,22 @@ func (b boundTPM) Send(command []byte) ([]byte, error) { return b.tpm.send(b.ctx
 
 // send repeats a command until the TPM has run it or time is up.
 func (t *TPM) send(ctx context.Context, command []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, CommandTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout(command))
 	defer cancel()
+	busy := false
 	for wait := firstBackoff; ; wait = min(2*wait, maxBackoff) {
 		response, err := t.sendOnce(ctx, command)
-		retry := err == nil && notRun(response) || errors.Is(err, syscall.EBUSY)
-		if !retry {
-			return response, err
+		if err == nil && notRun(response) || errors.Is(err, syscall.EBUSY) {
+			busy = true
+			if sleep(ctx, wait) == nil {
+				continue
+			}
+			err = t.gaveUp(ctx, command)
 		}
-		if sleep(ctx, wait) != nil {
-			return nil, fmt.Errorf("TPM %s, command %s: %w: it kept asking to be asked again", t.addr, commandName(command), ErrTimeout)
+		if busy && errors.Is(err, ErrTimeout) {
+			err = fmt.Errorf("%w: it says that it is busy; switch the machine off and on", err)
 		}
+		return response, err
 	}
 }
 

@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
@@ -86,12 +88,21 @@ func (busyForEver) Read(b []byte) (int, error) {
 	return copy(b, response(uint32(tpm2.TPMRCRetry))), nil
 }
 
+// TestSendGivesUp asks a TPM that is busy for ever. Only a command that makes a
+// key is given more time.
 func TestSendGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		if _, err := tpm.New("fake", busyForEver{&device{}}).Send(command); !errors.Is(err, tpm.ErrTimeout) {
-			t.Errorf("Send() error = %v; want ErrTimeout", err)
-		}
-	})
+	for code, want := range map[tpm2.TPMCC]time.Duration{tpm2.TPMCCPCRRead: tpm.CommandTimeout, tpm2.TPMCCCreatePrimary: tpm.KeyTimeout} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			_, err := tpm.New("fake", busyForEver{&device{}}).Send(response(uint32(code)))
+			if !errors.Is(err, tpm.ErrTimeout) || !strings.Contains(err.Error(), "fake, command") || !strings.Contains(err.Error(), "busy") {
+				t.Errorf("Send() error = %v; want ErrTimeout of a named TPM that is busy", err)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("%v: gave up after %v, want %v", code, took, want)
+			}
+		})
+	}
 }
 
 func TestHungTPM(t *testing.T) {
