@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+var joinToken = regexp.MustCompile(`^[A-Za-z0-9_-]{16,128}$`)
+
 var siteName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // problems collects every fault of a file, so that one run shows them all.
@@ -137,6 +139,9 @@ func (s *Site) checkAttestd(p *problems) {
 	if n := s.Attestd.Attempts; n < 0 || n > 1000 {
 		p.addf("attestd.attempts", "want 1 to 1000, or 0 for the default, found %d", n)
 	}
+	if t := s.Attestd.JoinToken; t != "" && !joinToken.MatchString(t) {
+		p.addf("attestd.joinToken", `want what "sealboot device token" prints, found another text of %d bytes`, len(t))
+	}
 	u := p.httpURL("attestd.url", s.Attestd.URL)
 	if u == nil {
 		return
@@ -152,7 +157,7 @@ func (s *Site) checkAttestd(p *problems) {
 func (s *Site) checkSource(p *problems, at string, src *Source) {
 	allowed := map[string][]string{
 		SourceOCI:   {"ref", "mirrors", "ca", "plainHTTP", "auth", "keys", "threshold", "platform", "disk"},
-		SourceTUF:   {"root", "metadataURL", "targetsURL", "target", "mirrors", "ca", "auth", "platform", "plainHTTP"},
+		SourceTUF:   {"root", "metadataURL", "targetsURL", "target", "mirrors", "ca", "auth", "platform", "plainHTTP", "disk"},
 		SourceMedia: {"ref", "keys", "threshold", "platform", "disk", "root", "target"},
 	}
 	fields, ok := allowed[src.Type]

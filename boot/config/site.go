@@ -84,6 +84,9 @@ type Attestd struct {
 	// Attempts is how often it is asked for the release of a measured image
 	// before the machine is reset; 0 means 8.
 	Attempts int `json:"attempts,omitempty"`
+	// JoinToken lets a machine that nobody enrolled ask to be: it then waits for
+	// an operator. Whoever has the loader's image can read it.
+	JoinToken string `json:"joinToken,omitempty"`
 }
 
 // A Console is where a boot is shown, beside the kernel's console.

@@ -110,6 +110,10 @@ func TestSiteConfig(t *testing.T) {
 	}
 	base := []string{"site", "config", "--dir", dir}
 	ca := filepath.Join(dir, "ca.crt")
+	token := filepath.Join(dir, "..", "token")
+	if err := os.WriteFile(token, []byte("1234567890abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	pem, err := os.ReadFile(ca)
 	if err != nil {
 		t.Fatal(err)
@@ -122,6 +126,9 @@ func TestSiteConfig(t *testing.T) {
 		"no CA":           {[]string{"--oci", "registry.example/os:1"}, "sources[0].ca"},
 		"no such CA":      {[]string{"--oci", "registry.example/os:1", "--registry-ca", "nowhere"}, "--registry-ca: open nowhere"},
 		"CA":              {[]string{"--oci", "registry.example/os:1", "--registry-ca", ca}, ""},
+		"no such token":   {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", "nowhere"}, "sealboot device token"},
+		"no token":        {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", ca}, "attestd.joinToken"},
+		"a token":         {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", token}, ""},
 		"no TLS":          {[]string{"--oci", "registry.example/os:1", "--plain-http"}, ""},
 		"a command line":  {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "quiet"}, ""},
 		"credentials":     {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "systemd.import_credentials=yes"}, ""},
@@ -140,6 +147,9 @@ func TestSiteConfig(t *testing.T) {
 			}
 			if name == "CA" && site.Sources[0].CA != string(pem) {
 				t.Errorf("the registry's CA is %q", site.Sources[0].CA)
+			}
+			if name == "a token" && site.Attestd.JoinToken != "1234567890abcdef" {
+				t.Errorf("the join token is %q", site.Attestd.JoinToken)
 			}
 			want, ok := map[string]string{
 				"a command line": "quiet systemd.import_credentials=no", "credentials": "systemd.import_credentials=yes",

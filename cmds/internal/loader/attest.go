@@ -56,6 +56,9 @@ func (m *Machine) attester() (*attester, *event.Record, error) {
 		ReleaseKey: release,
 		Loader:     m.o.Version,
 	}}
+	if t := site.Attestd.JoinToken; t != "" {
+		a.client.JoinToken = []byte(t)
+	}
 	return a, &rec, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/boot/handover"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
 
 // TestWholeBoot takes a machine from nothing to the kernel that it would run.
@@ -97,6 +99,40 @@ func TestSecondBoot(t *testing.T) {
 	w.tpm.Close()
 	if outcome, err := w.boot(); outcome != flow.Kexec {
 		t.Errorf("boot after a reset: %v, %v", outcome, err)
+	}
+}
+
+// TestJoin boots a machine that nobody enrolled: it asks, waits, and is let in.
+func TestJoin(t *testing.T) {
+	w := newWorld(t)
+	w.tpm = tpmtest.Start(t, tpmtest.Options{Identity: 1})
+	if err := w.tpm.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const token = "delivery-of-spring"
+	if err := w.store.AddToken(t.Context(), store.Token{Name: "spring", Secret: []byte(token), Expires: time.Now().Add(time.Hour), Uses: 1}, store.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	w.conf.Attestd.JoinToken = token
+	w.conf.Floor = config.FloorOptional // it is ordered in the first boot that attestd knows the machine
+	if outcome, err := w.boot(); outcome == flow.Kexec || !strings.Contains(w.out.String(), "waits for an operator") {
+		t.Fatalf("a stranger's boot: %v, %v\n%s", outcome, err, &w.out)
+	}
+	devices, err := w.store.Devices(t.Context(), "", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(devices, func(d store.Device) bool { return d.State == store.Pending })
+	if i < 0 {
+		t.Fatalf("nobody waits: %+v", devices)
+	}
+	if err := errors.Join(w.store.SetState(t.Context(), devices[i].ID, store.Enrolled, store.Event{}),
+		w.store.SetPolicy(t.Context(), devices[i].ID, store.DevicePolicy{AllowUnmeasured: true}, store.Event{})); err != nil {
+		t.Fatal(err)
+	}
+	w.reset()
+	if outcome, err := w.boot(); outcome != flow.Kexec || err != nil {
+		t.Errorf("after it was allowed: %v, %v\n%s", outcome, err, &w.out)
 	}
 }
 
