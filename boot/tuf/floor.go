@@ -17,7 +17,7 @@ import (
 // zero is one that is not known yet.
 type State struct {
 	RootVersion int64
-	RootSHA256  [sha256.Size]byte // of root.json as it was received
+	RootSHA256  [sha256.Size]byte // of the canonical JSON that root's keys signed
 	Timestamp   RoleState
 	Snapshot    RoleState
 	Targets     RoleState

@@ -1,6 +1,7 @@
 package tuf_test
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
@@ -83,6 +85,32 @@ func TestFastForwardRecovery(t *testing.T) {
 	want(t, d.boot(), nil)
 	d.repo.Timestamp.Signed.Version = 2
 	d.repo.Publish("timestamp") // version 3 of the new key
+	want(t, d.boot(), tuf.ErrRollback)
+}
+
+// TestRootIsWhatWasSigned: somebody on the way changes a root's bytes and not its
+// meaning. The floor must not take the honest one for another root afterwards.
+func TestRootIsWhatWasSigned(t *testing.T) {
+	d := newDevice(t)
+	d.cfg.Floor = newFloor(t)
+	d.repo.AddKey("root", tuftest.NewKey(t)) // a signature more than the threshold
+	d.repo.Publish("root")
+	honest := d.repo.Last("root")
+	for name, changed := range map[string][]byte{
+		"a space":          append(bytes.Clone(honest), ' '),
+		"a signature less": edit(t, honest, func(md map[string]any) { md["signatures"] = md["signatures"].([]any)[:1] }),
+		"a member more":    edit(t, honest, func(md map[string]any) { md["x"] = 1 }),
+	} {
+		d.repo.Published["root"][1] = changed
+		want(t, d.boot(), nil)
+		d.repo.Published["root"][1] = honest
+		if err := d.boot(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	d.repo.Root.Signed.UnrecognizedFields = map[string]any{"x": 1}
+	d.repo.Root.Signed.Version, d.repo.Published["root"] = 1, d.repo.Published["root"][:1]
+	d.repo.Publish("root") // another version 2, as well signed
 	want(t, d.boot(), tuf.ErrRollback)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 )
@@ -16,7 +17,7 @@ import (
 // content first, and no panic comes out.
 type trust struct {
 	set  *trustedmetadata.TrustedMetadata
-	root [sha256.Size]byte // digest of the newest root as it was received
+	root [sha256.Size]byte // digest of what the newest root's keys signed
 	now  time.Time
 	seal *seal // of an offline bundle, or nil
 
@@ -30,7 +31,7 @@ type delegation struct{ delegator, role string }
 // newTrust starts from a root that the caller trusts. It may be expired: only
 // the last root may not.
 func newTrust(root []byte, now time.Time) (*trust, error) {
-	t := &trust{now: now, delegated: map[delegation]bool{}, root: sha256.Sum256(root)}
+	t := &trust{now: now, delegated: map[delegation]bool{}}
 	err := guard(RoleRoot, func() error {
 		if _, err := parse(RoleRoot, root, checkRoot); err != nil {
 			return err
@@ -40,7 +41,7 @@ func newTrust(root []byte, now time.Time) (*trust, error) {
 			return unverified(RoleRoot, err)
 		}
 		t.set.RefTime = now
-		return nil
+		return t.noteRoot()
 	})
 	if err != nil {
 		return nil, err
@@ -60,9 +61,20 @@ func (t *trust) updateRoot(data []byte) error {
 		if _, err := t.set.UpdateRoot(data); err != nil {
 			return unverified(RoleRoot, err)
 		}
-		t.root = sha256.Sum256(data)
-		return nil
+		return t.noteRoot()
 	})
+}
+
+// noteRoot remembers which root it is. The digest is of the signed part alone: a
+// mirror can add a space or leave a needless signature out, and a device that
+// remembered the bytes would refuse every honest mirror after it.
+func (t *trust) noteRoot() error {
+	signed, err := cjson.EncodeCanonical(t.set.Root.Signed)
+	if err != nil {
+		return fmt.Errorf("tuf: root: %w: %w", ErrMalformed, err)
+	}
+	t.root = sha256.Sum256(signed)
+	return nil
 }
 
 // checkRootExpiry is section 5.3.10, for the last root.

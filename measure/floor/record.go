@@ -34,7 +34,7 @@ type Role struct {
 // In a candidate to be checked, zero versions of TUF roles are unknown and pass.
 type Record struct {
 	RootVersion uint64   // of TUF's root role
-	RootSHA256  [32]byte // of that version's bytes
+	RootSHA256  [32]byte // of what that version's keys signed
 	Timestamp   Role
 	Snapshot    Role
 	Targets     Role
