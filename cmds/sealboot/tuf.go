@@ -35,7 +35,7 @@ it, on other machines too. Keys are PEM files; make one with
 	}
 	cmd.AddCommand(newTUFInitCmd(), newTUFAddKeyCmd(), newTUFRotateCmd(), newTUFDelegateCmd(),
 		newTUFAddCmd(), newTUFRemoveCmd(), newTUFSignCmd(), newTUFDiscardCmd(), newTUFRefreshCmd(),
-		newTUFVerifyCmd(), newTUFExportCmd(), newTUFBundleCmd())
+		newTUFConsistentCmd(), newTUFVerifyCmd(), newTUFExportCmd(), newTUFBundleCmd(), newTUFSealCmd())
 	return cmd
 }
 
@@ -312,5 +312,24 @@ func newTUFDelegateCmd() *cobra.Command {
 	f.StringArrayVar(&trust, "trust", nil, "trust the key in this file with the role; may be repeated")
 	f.IntVar(&d.Threshold, "threshold", 1, "so many keys must sign")
 	f.BoolVar(&d.Terminating, "terminating", false, "no other role is asked for these names")
+	return cmd
+}
+
+func newTUFConsistentCmd() *cobra.Command {
+	var signer tufSigner
+	cmd := &cobra.Command{
+		Use:   "consistent REPOSITORY",
+		Short: "Give a repository of the plain layout consistent snapshots",
+		Long: `Give a repository of the plain layout, which another tool has made, consistent
+snapshots: names with a version or a digest. Nothing that is published is replaced
+from then on, so that a target can change its content in one step. Devices follow
+by the new root.`,
+		Example: `  sealboot tuf consistent repo --key root.pem`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return signer.apply(cmd, args[0], repo.Consistent())
+		},
+	}
+	signer.flag(cmd)
 	return cmd
 }

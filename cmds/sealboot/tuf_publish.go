@@ -157,23 +157,26 @@ func newTUFDiscardCmd() *cobra.Command {
 
 func newTUFRefreshCmd() *cobra.Command {
 	var signer tufSigner
+	var lifetime string
 	cmd := &cobra.Command{
 		Use:   "refresh REPOSITORY [ROLE...]",
 		Short: "Sign roles anew before they expire; the timestamp if none is named",
 		Long: `Sign roles anew before they expire; the timestamp if none is named. A draft that
 waits for signatures is not touched.`,
+		Example: `  sealboot tuf refresh repo --key timestamp.pem
+  sealboot tuf refresh repo timestamp snapshot --lifetime 120d --key timestamp.pem --key snapshot.pem`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			roles := args[1:]
-			if len(roles) == 0 {
-				roles = []string{tuf.RoleTimestamp}
+			changes, err := refreshChanges(args[1:], lifetime)
+			if err != nil {
+				return err
 			}
 			keys, err := signer.keys()
 			if err != nil {
 				return err
 			}
 			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error {
-				status, err := r.Renew(cmd.Context(), time.Now(), keys, roles...)
+				status, err := r.Renew(cmd.Context(), time.Now(), keys, changes...)
 				if err != nil {
 					return err
 				}
@@ -182,7 +185,27 @@ waits for signatures is not touched.`,
 		},
 	}
 	signer.flag(cmd)
+	cmd.Flags().StringVar(&lifetime, "lifetime", "", "they are valid for so long from now on, such as 7d or 12h; as before if empty")
 	return cmd
+}
+
+func refreshChanges(roles []string, lifetime string) ([]repo.Change, error) {
+	if len(roles) == 0 {
+		roles = []string{tuf.RoleTimestamp}
+	}
+	var changes []repo.Change
+	for _, role := range roles {
+		change := repo.Refresh(role)
+		if lifetime != "" {
+			d, err := days(lifetime)
+			if err != nil {
+				return nil, fmt.Errorf("--lifetime: %w", err)
+			}
+			change = repo.SetLifetime(role, d)
+		}
+		changes = append(changes, change)
+	}
+	return changes, nil
 }
 
 func newTUFVerifyCmd() *cobra.Command {
@@ -205,10 +228,11 @@ func newTUFVerifyCmd() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "ROLE\tVERSION\tEXPIRES\tTARGETS")
-			for _, name := range slices.Sorted(maps.Keys(report)) {
-				r := report[name]
+			for _, name := range slices.Sorted(maps.Keys(report.Roles)) {
+				r := report.Roles[name]
 				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", name, r.Version, r.Expires.Format(time.RFC3339), r.Targets)
 			}
+			fmt.Fprintf(w, "\nThe root that devices measure: sha256:%x\n", report.Root)
 			return w.Flush()
 		},
 	}
@@ -228,33 +252,4 @@ func newTUFExportCmd() *cobra.Command {
 			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return r.Export(cmd.Context(), args[1]) })
 		},
 	}
-}
-
-func newTUFBundleCmd() *cobra.Command {
-	var signer tufSigner
-	var targets []string
-	var lifetime string
-	cmd := &cobra.Command{
-		Use:     "bundle REPOSITORY FILE",
-		Short:   "Write an offline bundle for devices without a network",
-		Example: `  sealboot tuf bundle repo /media/SB-MEDIA/bundle.tar --target os --lifetime 30d --key targets.pem`,
-		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := days(lifetime)
-			if err != nil {
-				return fmt.Errorf("--lifetime: %w", err)
-			}
-			keys, err := signer.keys()
-			if err != nil {
-				return err
-			}
-			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error {
-				return r.BundleFile(cmd.Context(), time.Now(), repo.Bundle{Lifetime: d, Targets: targets, Keys: keys}, args[1])
-			})
-		},
-	}
-	signer.flag(cmd)
-	cmd.Flags().StringArrayVar(&targets, "target", nil, "take this target along, with what it refers to; all if none is named")
-	cmd.Flags().StringVar(&lifetime, "lifetime", "30d", "devices refuse the bundle after this")
-	return cmd
 }

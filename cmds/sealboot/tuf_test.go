@@ -57,7 +57,10 @@ func TestTUFLife(t *testing.T) {
 		{[]string{"remove", in("repo"), "edge", "--key", in("keys/targets.pem")}, "kept as a draft"},
 		{[]string{"discard", in("repo")}, ""},
 		{[]string{"verify", in("repo")}, "targets    5 "},
-		{append([]string{"bundle", in("repo"), in("stick.tar"), "--target", "os"}, keys("targets")...), ""},
+		{append([]string{"bundle", in("repo"), in("stick.tar"), "--target", "os"}, keys("targets")...), "sealed"},
+		{[]string{"bundle", in("repo"), in("open.tar")}, "needs 1 more"},
+		{append([]string{"seal", in("open.tar")}, keys("targets")...), "sealed"},
+		{[]string{"refresh", in("repo"), "--lifetime", "100d", "--key", in("others/timestamp.pem")}, "published"},
 		{[]string{"export", in("repo"), in("www")}, ""},
 		{[]string{"verify", in("www"), "--root", in("repo/metadata/1.root.json")}, "team"},
 	} {
@@ -76,7 +79,11 @@ func TestTUFLife(t *testing.T) {
 		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--oci", "r.example/os:latest"},
 		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki"},
 		{"refresh", in("repo"), "--key", in("keys/timestamp.pem")}, // it was rotated away
+		{"refresh", in("repo"), "--lifetime", "1m", "--key", in("others/timestamp.pem")},
 		{"bundle", in("repo"), in("no.tar"), "--lifetime", "soon"},
+		{"bundle", in("repo"), in("no.tar"), "--key", in("keys/root.pem")},
+		{"seal", in("vmlinuz"), "--key", in("keys/targets.pem")},
+		{"consistent", in("repo"), "--key", in("keys/root.pem")}, // it is
 		{"verify", in("keys")},
 	} {
 		if out, err := sealbootTUF(t, args...); err == nil {

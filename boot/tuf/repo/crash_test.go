@@ -2,10 +2,12 @@ package repo
 
 import (
 	"crypto"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,33 +20,63 @@ type killed struct{}
 // TestKilledAnywhere dies between any two steps of a publication. What clients
 // see is the old repository or the new one, and the next publisher succeeds.
 func TestKilledAnywhere(t *testing.T) {
-	for _, signAll := range []bool{true, false} { // publish at once, or by a draft
-		for at := 0; ; at++ {
-			if !killedAt(t, at, signAll) {
-				if at < 5 {
-					t.Fatalf("only %d steps", at)
-				}
-				break
+	for name, tc := range map[string]struct {
+		signAll bool // publish at once, or by a draft
+		layout  layout
+	}{
+		"at once": {true, consistent}, "by a draft": {false, consistent},
+		"plain": {true, plain}, "plain to consistent": {false, changing},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for at := 0; killedAt(t, at, tc.signAll, tc.layout) || at < 5; at++ {
 			}
-		}
+		})
 	}
 }
 
+// layout is that of the repository: as we make it, as others do, and from the
+// latter to the former.
+type layout int
+
+const (
+	consistent layout = iota
+	plain
+	changing
+)
+
+// create begins a repository with a target.
+func (l layout) create(file string) []Change {
+	return []Change{Create(), func(e *Edit) error {
+		e.root().Signed.ConsistentSnapshot = l == consistent
+		return nil
+	}, AddTarget(Target{Name: "old", File: file})}
+}
+
+// change is what is killed.
+func (l layout) change(file string) []Change {
+	changes := []Change{AddTarget(Target{Name: "dir/new", File: file})}
+	if l == changing {
+		changes = append([]Change{Consistent()}, changes...)
+	}
+	return changes
+}
+
 // killedAt says whether a publication has that many steps.
-func killedAt(t *testing.T, at int, signAll bool) (died bool) {
+func killedAt(t *testing.T, at int, signAll bool, l layout) (died bool) {
 	t.Helper()
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
-	dir, keys, changes := t.TempDir(), map[string]crypto.Signer{}, []Change{Create()}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dir, keys, changes := t.TempDir(), map[string]crypto.Signer{}, l.create(file)
 	for _, role := range topLevel {
 		keys[role] = tuftest.NewKeyOf(t, "ed25519", "ed25519")
 		changes = append(changes, AddKey(role, keys[role].Public()))
 	}
 	all := slices.Collect(maps.Values(keys))
 	apply(t, dir, func(r *Repo) { mustApply(t, r, now, all, changes...) })
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, []byte("content"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	signers := all
 	if !signAll {
 		signers = []crypto.Signer{keys[tuf.RoleTargets]}
@@ -65,7 +97,7 @@ func killedAt(t *testing.T, at int, signAll bool) (died bool) {
 				died = true
 			}
 		}()
-		mustApply(t, r, now, signers, AddTarget(Target{Name: "new", File: file}))
+		mustApply(t, r, now, signers, l.change(file)...)
 		mustApply(t, r, now, all) // sign the draft
 	})
 	wantOldOrNew(t, dir, now)
@@ -108,7 +140,51 @@ func wantOldOrNew(t *testing.T, dir string, now time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if int64(report[tuf.RoleTargets].Targets) > report[tuf.RoleTargets].Version {
+	if n := int64(report.Roles[tuf.RoleTargets].Targets); n == 0 || n > report.Roles[tuf.RoleTargets].Version+1 {
 		t.Fatalf("%+v", report)
 	}
+}
+
+// TestPlainLayout: what clients are told of is never replaced under them. After a
+// change of the layout it can be, and devices with the old root follow.
+func TestPlainLayout(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	dir, www := t.TempDir(), t.TempDir()
+	file, other := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "other")
+	if err := errors.Join(os.WriteFile(file, []byte("one"), 0o644), os.WriteFile(other, []byte("two"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	key := tuftest.NewKeyOf(t, "ed25519", "ed25519")
+	changes := plain.create(file)
+	for _, role := range topLevel {
+		changes = append(changes, AddKey(role, key.Public()))
+	}
+	all := []crypto.Signer{key}
+	apply(t, dir, func(r *Repo) {
+		mustApply(t, r, now, all, changes...)
+		mustApply(t, r, now, all, AddTarget(Target{Name: "old", File: file})) // as it is
+		_, err := r.Apply(t.Context(), now, all, AddTarget(Target{Name: "old", File: other}))
+		if !errors.Is(err, ErrChange) || !strings.Contains(err.Error(), "sealboot tuf consistent") {
+			t.Errorf("replaced: %v", err)
+		}
+		wantOldOrNew(t, dir, now)
+		if err := r.Export(t.Context(), www); err != nil {
+			t.Fatal(err)
+		}
+		mustApply(t, r, now, all, RemoveTarget("targets", "old"))
+		mustApply(t, r, now, all, AddTarget(Target{Name: "old", File: other}))
+		if err := r.Export(t.Context(), www); !errors.Is(err, ErrChange) { // www has missed the removal
+			t.Errorf("exported over what is published there: %v", err)
+		}
+		mustApply(t, r, now, all, Consistent())
+		if _, err := r.Apply(t.Context(), now, all, Consistent()); !errors.Is(err, ErrChange) {
+			t.Errorf("consistent twice: %v", err)
+		}
+		mustApply(t, r, now, all, AddTarget(Target{Name: "old", File: file}))
+		if err := r.Export(t.Context(), www); err != nil {
+			t.Fatal(err)
+		}
+	})
+	wantOldOrNew(t, dir, now)
+	wantOldOrNew(t, www, now)
 }

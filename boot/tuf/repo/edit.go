@@ -211,6 +211,18 @@ func (e *Edit) sign(keys []crypto.Signer) error {
 	return nil
 }
 
+// trusts says whether anybody trusts a role to be signed with key.
+func (e *Edit) trusts(name string, key crypto.Signer) bool {
+	for _, a := range e.authorities(name) {
+		for _, id := range sign.IDs(a.keys, key.Public()) {
+			if slices.Contains(a.keyIDs, id) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (e *Edit) signAs(name string, a authority, key crypto.Signer) error {
 	for _, id := range sign.IDs(a.keys, key.Public()) {
 		if !slices.Contains(a.keyIDs, id) {

@@ -1,19 +1,13 @@
 package repo
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
 
-	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/tuf"
@@ -33,7 +27,7 @@ func (r *Repo) publish(e *Edit) error {
 				return err
 			}
 		}
-		return nil
+		return e.nameVersions(staged)
 	})
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)
@@ -68,15 +62,32 @@ func (e *Edit) write(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	file := tuf.Escape(name) + ".json"
-	if name == tuf.RoleRoot || name != tuf.RoleTimestamp && e.root().Signed.ConsistentSnapshot {
-		file = strconv.FormatInt(*fieldsOf(e.roles[name]).version, 10) + "." + file
-	}
-	file = filepath.Join(dir, file)
+	file := filepath.Join(dir, e.fileName(name))
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err // the old one may be linked here
 	}
 	return writeFile(file, data)
+}
+
+// fileName is the name that clients ask for a role by.
+func (e *Edit) fileName(name string) string {
+	file := tuf.Escape(name) + ".json"
+	if name == tuf.RoleRoot || name != tuf.RoleTimestamp && e.root().Signed.ConsistentSnapshot {
+		file = strconv.FormatInt(*fieldsOf(e.roles[name]).version, 10) + "." + file
+	}
+	return file
+}
+
+// nameVersions gives roles that have only a plain name so far, because the
+// layout has just changed, the name with their version too.
+func (e *Edit) nameVersions(dir string) error {
+	for name := range e.roles {
+		err := os.Link(filepath.Join(dir, tuf.Escape(name)+".json"), filepath.Join(dir, e.fileName(name)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // replaceDir fills a new folder and exchanges it with the one called name, in
@@ -124,10 +135,28 @@ func named(dir string, err error) error {
 
 // linkAll gives dst the files of src, which are never written again.
 func linkAll(src, dst string) error {
-	entries, err := os.ReadDir(src)
+	err := eachFile(src, func(name string) error {
+		return os.Link(filepath.Join(src, name), filepath.Join(dst, name))
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	return err
+}
+
+// copyAll gives dst copies of the files of src, on the disk.
+func copyAll(src, dst string) error {
+	return eachFile(src, func(name string) error {
+		data, err := os.ReadFile(filepath.Join(src, name))
+		if err != nil {
+			return err
+		}
+		return writeFile(filepath.Join(dst, name), data)
+	})
+}
+
+func eachFile(dir string, f func(name string) error) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
@@ -135,7 +164,7 @@ func linkAll(src, dst string) error {
 		if !entry.Type().IsRegular() {
 			continue
 		}
-		if err := os.Link(filepath.Join(src, entry.Name()), filepath.Join(dst, entry.Name())); err != nil {
+		if err := f(entry.Name()); err != nil {
 			return err
 		}
 	}
@@ -152,63 +181,4 @@ func writeFile(name string, data []byte) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-// copyTarget copies a file to where clients will look for it, and returns what
-// to sign. With consistent snapshots the digest is in the name, so nothing that
-// is published is touched; in the plain layout the file is replaced.
-func (r *Repo) copyTarget(name, file string, consistent bool) (*metadata.TargetFiles, error) {
-	src, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	if err := os.MkdirAll(r.path(stagingDir), 0o755); err != nil {
-		return nil, err
-	}
-	dst, err := os.CreateTemp(r.path(stagingDir), "target")
-	if err != nil {
-		return nil, err
-	}
-	digest := sha256.New()
-	n, err := io.Copy(io.MultiWriter(dst, digest), src)
-	if err == nil {
-		err = dst.Chmod(0o644)
-	}
-	if err == nil {
-		err = dst.Sync()
-	}
-	if err := errors.Join(err, dst.Close()); err != nil {
-		return nil, err
-	}
-	sum, prefix := digest.Sum(nil), ""
-	if consistent {
-		prefix = hex.EncodeToString(sum) + "."
-	}
-	if err := r.placeTarget(dst.Name(), name, prefix); err != nil {
-		return nil, err
-	}
-	return &metadata.TargetFiles{Length: n, Path: name, Hashes: metadata.Hashes{"sha256": sum}}, nil
-}
-
-func (r *Repo) placeTarget(staged, name, prefix string) error {
-	dir, file := path.Split(name)
-	dst := r.path(bundle.TargetsDir, filepath.FromSlash(dir), prefix+file)
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
-		return err
-	}
-	r.step()
-	if err := os.Rename(staged, dst); err != nil {
-		return err
-	}
-	r.step()
-	for d := filepath.Dir(dst); strings.HasPrefix(d, r.dir); d = filepath.Dir(d) {
-		if err := atomicfile.SyncDir(d); err != nil {
-			return err
-		}
-		if d == r.dir {
-			break
-		}
-	}
-	return nil
 }

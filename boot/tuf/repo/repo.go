@@ -143,17 +143,13 @@ func (r *Repo) Apply(ctx context.Context, now time.Time, keys []crypto.Signer, c
 	return status, r.DropDraft()
 }
 
-// Renew signs roles anew, and what follows from them, whatever draft is
-// waiting: a root that waits for signatures must not let the timestamp expire.
+// Renew makes changes such as [Refresh] and what follows from them, whatever draft
+// is waiting: a root that waits for signatures must not let the timestamp expire.
 // It publishes or fails.
-func (r *Repo) Renew(ctx context.Context, now time.Time, keys []crypto.Signer, roles ...string) (Status, error) {
+func (r *Repo) Renew(ctx context.Context, now time.Time, keys []crypto.Signer, changes ...Change) (Status, error) {
 	e, err := r.edit(now)
 	if err != nil {
 		return Status{}, err
-	}
-	var changes []Change
-	for _, role := range roles {
-		changes = append(changes, Refresh(role))
 	}
 	status, err := e.make(ctx, keys, changes)
 	if err != nil {

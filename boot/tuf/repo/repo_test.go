@@ -1,7 +1,6 @@
 package repo_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -20,8 +19,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/tuf/sign"
 	"github.com/sealboot/sealboot/boot/tuf/store"
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
 )
@@ -89,7 +88,7 @@ func (f *fixture) rootFile() []byte {
 	return data
 }
 
-func (f *fixture) verify(now time.Time) (map[string]repo.Role, error) {
+func (f *fixture) verify(now time.Time) (repo.Report, error) {
 	return repo.Verify(f.t.Context(), f.dir, f.rootFile(), now)
 }
 
@@ -100,7 +99,7 @@ func (f *fixture) versions(now time.Time) map[string]int64 {
 		f.t.Fatal(err)
 	}
 	v := map[string]int64{}
-	for name, role := range report {
+	for name, role := range report.Roles {
 		v[name] = role.Version
 	}
 	return v
@@ -224,7 +223,7 @@ func TestOfflineKeysSignOneAfterTheOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err := r.Renew(t.Context(), start, []crypto.Signer{f.keys["timestamp"]}, "timestamp"); err != nil || !s.Published {
+	if s, err := r.Renew(t.Context(), start, []crypto.Signer{f.keys["timestamp"]}, repo.Refresh("timestamp")); err != nil || !s.Published {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	r.Close()
@@ -240,7 +239,7 @@ func TestOfflineKeysSignOneAfterTheOther(t *testing.T) {
 func TestRotationSignsWhatHangsOnTheKey(t *testing.T) {
 	f := newFixture(t)
 	fresh := tuftest.NewKey(t)
-	old, err := repo.KeyID(f.keys["snapshot"].Public())
+	_, old, err := sign.PublicKey(f.keys["snapshot"].Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,8 +286,8 @@ func TestConcurrentPublishersTakeTurns(t *testing.T) {
 	wg.Wait()
 	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": n + 1, "snapshot": n + 1, "targets": n + 1})
 	report, _ := f.verify(start)
-	if report["targets"].Targets != n {
-		t.Fatalf("%d targets, want %d", report["targets"].Targets, n)
+	if report.Roles["targets"].Targets != n {
+		t.Fatalf("%d targets, want %d", report.Roles["targets"].Targets, n)
 	}
 }
 
@@ -303,58 +302,5 @@ func TestLockEndsWithTheContext(t *testing.T) {
 	cancel()
 	if _, err := repo.Open(ctx, f.dir); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
-	}
-}
-
-func TestBundleOutlivesTheTimestamp(t *testing.T) {
-	f := newFixture(t)
-	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "a", File: f.file("first")}), repo.AddTarget(repo.Target{Name: "b", File: f.file("second")}))
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	b := repo.Bundle{Lifetime: 60 * 24 * time.Hour, Targets: []string{"a"}, Keys: []crypto.Signer{f.keys["targets"]}}
-	var tarball bytes.Buffer
-	if err := r.Bundle(t.Context(), start, b, &tarball); err != nil {
-		t.Fatal(err)
-	}
-	path := f.file(tarball.String())
-	try := func(now time.Time, name string) error {
-		bu, err := bundle.Open(path)
-		if err != nil {
-			return err
-		}
-		defer bu.Close()
-		c, err := tuf.New(tuf.Config{TrustedRoot: f.rootFile(), Store: &store.Memory{}, Now: now, Repositories: []tuf.Repository{bu}, Targets: bu})
-		if err != nil {
-			return err
-		}
-		if err := c.Refresh(t.Context()); err != nil {
-			return err
-		}
-		target, err := c.Find(t.Context(), name)
-		if err != nil {
-			return err
-		}
-		file, err := c.Download(t.Context(), target)
-		if err != nil {
-			return err
-		}
-		return file.Close()
-	}
-	late := start.AddDate(0, 0, 50)
-	if err := try(late, "a"); err != nil {
-		t.Errorf("after 50 days: %v", err)
-	}
-	if err := try(late, "b"); !errors.Is(err, tuf.ErrNotFound) {
-		t.Errorf("a target that was not taken along: %v", err)
-	}
-	if err := try(start.AddDate(0, 0, 61), "a"); !errors.Is(err, tuf.ErrExpired) {
-		t.Errorf("after 61 days: %v", err)
-	}
-	b.Keys = []crypto.Signer{f.keys["timestamp"]}
-	if err := r.Bundle(t.Context(), start, b, io.Discard); err == nil {
-		t.Error("a seal of the wrong key")
 	}
 }

@@ -94,7 +94,7 @@ func (p *publisher) publish(version int) {
 func (p *publisher) stick(then time.Time) []byte {
 	p.w.t.Helper()
 	var b bytes.Buffer
-	if err := p.repo.Bundle(p.w.t.Context(), then, repo.Bundle{Lifetime: time.Hour, Keys: p.keys}, &b); err != nil {
+	if _, err := p.repo.Bundle(p.w.t.Context(), then, repo.Bundle{Lifetime: time.Hour, Keys: p.keys}, &b); err != nil {
 		p.w.t.Fatal(err)
 	}
 	p.insert(b.Bytes())

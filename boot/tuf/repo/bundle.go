@@ -1,0 +1,173 @@
+package repo
+
+import (
+	"archive/tar"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/boot/tuf/image"
+	"github.com/sealboot/sealboot/measure/atomicfile"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// Bundle is an offline bundle to write.
+type Bundle struct {
+	Lifetime time.Duration // after which devices refuse it
+	// Targets are the names to take along, with the targets that they refer
+	// to; none means all.
+	Targets []string
+	// Keys of the targets role. If they do not reach its threshold, [AddSeal]
+	// adds the others later.
+	Keys []crypto.Signer
+}
+
+// Bundle writes an offline bundle of what is published, as a tar, to w. It
+// returns what its seal still lacks; devices refuse it until then.
+func (r *Repo) Bundle(ctx context.Context, now time.Time, b Bundle, w io.Writer) (Missing, error) {
+	published, err := readPublished(r.path(bundle.MetadataDir))
+	if err != nil {
+		return Missing{}, err
+	}
+	files, err := r.bundleTargets(published, b.Targets)
+	if err != nil {
+		return Missing{}, err
+	}
+	seal, missing, err := r.seal(published, now, b)
+	if err != nil {
+		return Missing{}, fmt.Errorf("seal the bundle: %w", err)
+	}
+	return missing, r.writeBundle(ctx, w, seal, files)
+}
+
+func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files []string) error {
+	tw := tar.NewWriter(w)
+	if err := addBytes(tw, bundle.SealFile, seal); err != nil {
+		return err
+	}
+	names, err := fs.Glob(os.DirFS(r.dir), bundle.MetadataDir+"/*.json")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		names = append(names, bundle.TargetsDir+"/"+file)
+	}
+	for _, name := range names {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := addFile(tw, name, r.path(filepath.FromSlash(name))); err != nil {
+			return fmt.Errorf("bundle %s: %w", name, err)
+		}
+	}
+	return tw.Close()
+}
+
+// BundleFile is Bundle to a file, which is there when it is complete.
+func (r *Repo) BundleFile(ctx context.Context, now time.Time, b Bundle, file string) (missing Missing, err error) {
+	err = atomicfile.Fill(file, 0o644, func(f *os.File) error {
+		missing, err = r.Bundle(ctx, now, b, f)
+		return err
+	})
+	return missing, err
+}
+
+// bundleTargets are the files for the named targets and what they refer to.
+func (r *Repo) bundleTargets(published map[string]any, names []string) ([]string, error) {
+	if len(names) == 0 {
+		return targetFiles(published), nil
+	}
+	consistent := published[tuf.RoleRoot].(*rootMD).Signed.ConsistentSnapshot
+	files := map[string]bool{}
+	for todo := slices.Clone(names); len(todo) > 0; todo = todo[1:] {
+		f := findTarget(published, todo[0])
+		if f == nil {
+			return nil, fmt.Errorf("%w: there is no target %q", ErrChange, todo[0])
+		}
+		file := targetFile(todo[0], f, consistent)
+		if files[file] {
+			continue
+		}
+		files[file] = true
+		more, err := references(f, r.path(bundle.TargetsDir, filepath.FromSlash(file)))
+		if err != nil {
+			return nil, fmt.Errorf("target %s: %w", todo[0], err)
+		}
+		todo = append(todo, more...)
+	}
+	return slices.Sorted(maps.Keys(files)), nil
+}
+
+func findTarget(published map[string]any, name string) *metadata.TargetFiles {
+	for _, md := range published {
+		if t, ok := md.(*targetsMD); ok && t.Signed.Targets[name] != nil {
+			return t.Signed.Targets[name]
+		}
+	}
+	return nil
+}
+
+// references are the targets that a bootable target needs.
+func references(f *metadata.TargetFiles, file string) ([]string, error) {
+	if f.Custom == nil {
+		return nil, nil
+	}
+	custom, err := image.ParseCustom(*f.Custom)
+	if err != nil {
+		return nil, nil // another tool's
+	}
+	names := []string{custom.ReferenceValues}
+	if custom.Kind == image.KindLinux {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		l, err := image.ParseLinux(data)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, l.Kernel, l.Initrd, l.DTB)
+	}
+	return slices.DeleteFunc(names, func(s string) bool { return s == "" }), nil
+}
+
+func addBytes(tw *tar.Writer, name string, data []byte) error {
+	h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(data)), Format: tar.FormatPAX}
+	if err := tw.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err := tw.Write(data)
+	return err
+}
+
+func addFile(tw *tar.Writer, name, file string) (err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() || strings.HasPrefix(name, "/") {
+		return fmt.Errorf("%s is not a plain file", file)
+	}
+	h := &tar.Header{Name: name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}
+	if err := tw.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err = io.Copy(tw, f)
+	return err
+}

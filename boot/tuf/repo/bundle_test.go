@@ -1,0 +1,121 @@
+package repo_test
+
+import (
+	"bytes"
+	"crypto"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+)
+
+func TestBundleOutlivesTheTimestamp(t *testing.T) {
+	f := newFixture(t)
+	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "a", File: f.file("first")}), repo.AddTarget(repo.Target{Name: "b", File: f.file("second")}))
+	r, err := repo.Open(t.Context(), f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b := repo.Bundle{Lifetime: 60 * 24 * time.Hour, Targets: []string{"a"}, Keys: []crypto.Signer{f.keys["targets"]}}
+	var tarball bytes.Buffer
+	if missing, err := r.Bundle(t.Context(), start, b, &tarball); err != nil || missing.Need != 0 {
+		t.Fatal(missing, err)
+	}
+	path := f.file(tarball.String())
+	late := start.AddDate(0, 0, 50)
+	if err := f.boot(path, late, "a"); err != nil {
+		t.Errorf("after 50 days: %v", err)
+	}
+	if err := f.boot(path, late, "b"); !errors.Is(err, tuf.ErrNotFound) {
+		t.Errorf("a target that was not taken along: %v", err)
+	}
+	if err := f.boot(path, start.AddDate(0, 0, 61), "a"); !errors.Is(err, tuf.ErrExpired) {
+		t.Errorf("after 61 days: %v", err)
+	}
+	b.Keys = []crypto.Signer{f.keys["timestamp"]}
+	if _, err := r.Bundle(t.Context(), start, b, io.Discard); !errors.Is(err, repo.ErrChange) {
+		t.Error("a seal of the wrong key")
+	}
+}
+
+// boot is what a device does with a bundle.
+func (f *fixture) boot(path string, now time.Time, name string) error {
+	f.t.Helper()
+	b, err := bundle.Open(path)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	c, err := tuf.New(tuf.Config{TrustedRoot: f.rootFile(), Store: &store.Memory{}, Now: now, Repositories: []tuf.Repository{b}, Targets: b})
+	if err != nil {
+		return err
+	}
+	if err := c.Refresh(f.t.Context()); err != nil {
+		return err
+	}
+	target, err := c.Find(f.t.Context(), name)
+	if err != nil {
+		return err
+	}
+	file, err := c.Download(f.t.Context(), target)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// TestSealInTwoPlaces: the keys of the targets role are kept apart. Each signs
+// the seal in its place, in the tar or in a folder of it.
+func TestSealInTwoPlaces(t *testing.T) {
+	f := newFixture(t)
+	far := tuftest.NewKey(t)
+	f.publish(start, append(f.all(), far), repo.AddKey("targets", far.Public()), repo.SetThreshold("targets", 2),
+		repo.AddTarget(repo.Target{Name: "os", File: f.file("content")}))
+	r, err := repo.Open(t.Context(), f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	path := filepath.Join(t.TempDir(), "stick.tar")
+	b := repo.Bundle{Lifetime: 24 * time.Hour, Keys: []crypto.Signer{f.keys["targets"]}}
+	missing, err := r.BundleFile(t.Context(), start, b, path)
+	if err != nil || missing.Need != 1 || len(missing.Keys) != 1 {
+		t.Fatalf("%+v, %v", missing, err)
+	}
+	if err := f.boot(path, start, "os"); !errors.Is(err, tuf.ErrUnverified) {
+		t.Fatalf("with half of its seal: %v", err)
+	}
+	folder := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "tar", "-C", folder, "-xf", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, place := range []string{path, folder} {
+		if _, err := repo.AddSeal(t.Context(), place, []crypto.Signer{f.keys["snapshot"]}); !errors.Is(err, repo.ErrChange) {
+			t.Errorf("a key of another role: %v", err)
+		}
+		for _, keys := range [][]crypto.Signer{nil, {f.keys["targets"]}} { // to look, and once more
+			if seal, err := repo.AddSeal(t.Context(), place, keys); err != nil || seal.Missing.Need != 1 {
+				t.Errorf("%+v, %v", seal, err)
+			}
+		}
+		seal, err := repo.AddSeal(t.Context(), place, []crypto.Signer{far})
+		if err != nil || seal.Missing.Need != 0 || !seal.Expires.Equal(start.Add(b.Lifetime)) || seal.Timestamp != 2 {
+			t.Errorf("%+v, %v", seal, err)
+		}
+		if err := f.boot(place, start, "os"); err != nil {
+			t.Errorf("sealed by both: %v", err)
+		}
+	}
+	if _, err := repo.AddSeal(t.Context(), f.dir, nil); !errors.Is(err, tuf.ErrNotFound) {
+		t.Errorf("a folder without a seal: %v", err)
+	}
+}
