@@ -275,15 +275,16 @@ func (f *Fetcher) roomFor(blobs []Blob) error {
 			continue
 		}
 		seen[b.Digest] = true
-		if need += b.Size - f.have(b); need < 0 {
+		if need += b.Size - f.Have(b); need < 0 {
 			return fmt.Errorf("%w: the sizes of the blobs overflow", ErrUnsupported)
 		}
 	}
 	return checkRoom(f.opt.Room, need)
 }
 
-// have is the number of bytes of b that are in memory, if nobody is changing that.
-func (f *Fetcher) have(b Blob) int64 {
+// Have is the number of bytes of b that are in memory and were not handed out;
+// 0 while another call is changing that.
+func (f *Fetcher) Have(b Blob) int64 {
 	f.mu.Lock()
 	e := f.partials[b.Digest]
 	f.mu.Unlock()

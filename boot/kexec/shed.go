@@ -1,12 +1,55 @@
 package kexec
 
 import (
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/sealboot/sealboot/boot/memfd"
+	"github.com/sealboot/sealboot/boot/uki"
 	"golang.org/x/sys/unix"
 )
+
+// loadSlack is what else is needed: the handover, the kernel's lists of the
+// pages that it reads and copies to, and what a watch every shedEvery lets slip.
+const loadSlack = 16 << 20
+
+// Needs returns how many bytes of memory Load takes at its peak beyond what
+// the files hold now; initrd may be nil. The kernel reads both files into
+// memory of its own and copies them from there to the pages of the image. An
+// initrd that [Loader.Load] can free in between takes no more than one of the two.
+func Needs(kernel, initrd *os.File) (int64, error) {
+	read, err := sizeOf(kernel)
+	if err != nil {
+		return 0, err
+	}
+	image := read
+	if bz, err := uki.ParseBzImage(kernel, read); err == nil {
+		image = max(image, bz.InitSize)
+	}
+	need := read + image + loadSlack
+	if initrd == nil {
+		return need, nil
+	}
+	size, err := sizeOf(initrd)
+	if err != nil {
+		return 0, err
+	}
+	need += size + size/64 // page lists
+	if !growable(initrd) { // it is copied for the handover first
+		need += size
+	}
+	return need, nil
+}
+
+// sizeOf returns a file's size in bytes.
+func sizeOf(f *os.File) (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", f.Name(), err)
+	}
+	return st.Size(), nil
+}
 
 // shedEvery is how often it is looked whether the kernel has read the initrd.
 const shedEvery = 5 * time.Millisecond

@@ -1,6 +1,9 @@
 package kexec
 
 import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -57,5 +60,37 @@ func TestShed(t *testing.T) {
 				t.Error("the handover is still there")
 			}
 		})
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	bz := make([]byte, 0x1000)
+	binary.LittleEndian.PutUint16(bz[0x1fe:], 0xaa55)
+	copy(bz[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(bz[0x206:], 0x20f)
+	binary.LittleEndian.PutUint32(bz[0x260:], 32<<20)
+	const size = 640 << 10
+	onDisk := filepath.Join(t.TempDir(), "initrd")
+	if err := os.WriteFile(onDisk, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(onDisk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for name, tc := range map[string]struct {
+		kernel, initrd *os.File
+		want           int64
+	}{
+		"no initrd":         {mem(t, "KERNEL"), nil, 2 * 6},
+		"initrd in memory":  {mem(t, "KERNEL"), mem(t, strings.Repeat("i", size)), 2*6 + size + size/64},
+		"initrd on a disk":  {mem(t, "KERNEL"), file, 2*6 + 2*size + size/64},
+		"kernel that grows": {mem(t, string(bz)), nil, 0x1000 + 32<<20},
+	} {
+		got, err := Needs(tc.kernel, tc.initrd)
+		if err != nil || got != tc.want+loadSlack {
+			t.Errorf("%s: %d, %v; want %d", name, got, err, tc.want+loadSlack)
+		}
 	}
 }

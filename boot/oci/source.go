@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -195,6 +196,20 @@ func (i *Image) Prefetch(ctx context.Context) error {
 	return i.source.fetcher.Prefetch(ctx, blobs...)
 }
 
+// Held is how many bytes of the image's blobs are in memory, from this call or
+// an earlier one.
+func (i *Image) Held() int64 {
+	var n int64
+	seen := make(map[digest.Digest]bool)
+	for _, d := range i.Contents() {
+		if !seen[d.Digest] {
+			seen[d.Digest] = true
+			n += i.source.fetcher.Have(fetch.Blob{Digest: d.Digest, Size: d.Size})
+		}
+	}
+	return n
+}
+
 // Blob returns the verified content of d in a read-only file at position 0,
 // which the caller closes; its memory is freed then.
 func (i *Image) Blob(ctx context.Context, d ocispec.Descriptor) (*os.File, error) {
@@ -221,6 +236,12 @@ func (i *Image) Blob(ctx context.Context, d ocispec.Descriptor) (*os.File, error
 	}
 	i.spare[d.Digest] = again
 	return f, nil
+}
+
+// Stream gives the bytes of d to take while they arrive, as [fetch.Fetcher.Stream]
+// does.
+func (i *Image) Stream(ctx context.Context, d ocispec.Descriptor, take func(io.Reader) error) error {
+	return i.source.fetcher.Stream(ctx, fetch.Blob{Digest: d.Digest, Size: d.Size}, take)
 }
 
 // Close frees blobs that were not asked for as often as the manifest names them.

@@ -95,8 +95,8 @@ func (i *Image) unpackRoot(ctx context.Context, m *ocispec.Manifest, content Con
 		return nil, err
 	}
 	options := unpack.Options{
-		// The blobs are freed again before kexec makes its copies.
-		MaxBytes: min(have, have/(1+kexecCopies)+total/(1+kexecCopies)),
+		// The blobs are freed again before kexec makes its copy.
+		MaxBytes: min(have, (have+total)/(1+initrdCopies)),
 		Arch:     opts.Arch,
 		Keep:     func(name string) bool { return name == kernel || isKernel(name) || isUKI(name) },
 	}
@@ -109,7 +109,7 @@ func (i *Image) unpackRoot(ctx context.Context, m *ocispec.Manifest, content Con
 		return err
 	})
 	if errors.Is(err, unpack.ErrTooLarge) {
-		return nil, fmt.Errorf("%w (a root in RAM can use a third of the %d MiB that are available): %w", ErrMemory, have>>20, err)
+		return nil, fmt.Errorf("%w (a root in RAM can use half of the %d MiB that are available without its layers): %w", ErrMemory, (have+total)>>20, err)
 	}
 	return stats, err
 }

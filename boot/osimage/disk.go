@@ -1,7 +1,6 @@
 package osimage
 
 import (
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,11 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/sealboot/sealboot/boot/qcow2"
 	"github.com/sealboot/sealboot/measure/event"
-	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,6 +30,20 @@ const (
 )
 
 var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// DiskError says that a disk image does not fit on its disk.
+type DiskError struct {
+	Disk            string
+	Need, Available int64 // bytes; Need is the least that is certain
+}
+
+func (e *DiskError) Error() string {
+	return fmt.Sprintf("the disk image needs %d MiB, disk %s has %d MiB: use a smaller image or a larger disk",
+		(e.Need+1<<20-1)>>20, e.Disk, e.Available>>20)
+}
+
+// Is matches ErrInvalid: this image cannot be booted on this machine.
+func (e *DiskError) Is(target error) bool { return target == ErrInvalid }
 
 // fromDiskArtifact writes a disk image to the disk, unless it is there, reads
 // all of it back, and boots the kernel that was published beside it.
@@ -53,16 +63,17 @@ func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, c
 	if err != nil {
 		return nil, err
 	}
-	disk, err := placeDisk(ctx, layer, content, &opts)
-	if err != nil {
-		return nil, err
-	}
-	i := &Image{Kind: event.KindDisk, Descriptor: event.Descriptor{Kind: event.KindDisk, Artifacts: append([]event.Artifact{disk}, verity...)}}
+	i := &Image{Kind: event.KindDisk}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, i.Close())
 		}
 	}()
+	disk, err := i.placeDisk(ctx, layer, content, &opts)
+	if err != nil {
+		return nil, err
+	}
+	i.Descriptor = event.Descriptor{Kind: event.KindDisk, Artifacts: append([]event.Artifact{disk}, verity...)}
 	if err := i.addBootFiles(ctx, layers, line, content); err != nil {
 		return nil, err
 	}
@@ -83,27 +94,41 @@ func verityRoot(layer ocispec.Descriptor, cmdline string) ([]event.Artifact, err
 }
 
 // placeDisk makes sure that the disk begins with the image and returns the
-// descriptor's entry of its raw content, as read back.
-func placeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, opts *Options) (event.Artifact, error) {
+// descriptor's entry of its raw content, as read back from the disk: nothing
+// of a stream counts before that.
+func (i *Image) placeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, opts *Options) (event.Artifact, error) {
 	want, err := announced(layer)
 	if err != nil {
 		return want, err
 	}
 	if opts.DryRun {
-		return packedDisk(ctx, layer, content, want)
+		have, err := readDisk(ctx, layer, content, io.Discard, maxBlob, "")
+		if err == nil && want.SHA256 != "" && have != want {
+			return want, otherDisk(have, want)
+		}
+		return have, err
 	}
 	room, err := sizeOf(opts.Disk)
 	if err != nil {
 		return want, err
 	}
-	if want.SHA256 != "" && want.Size <= room {
-		if have, err := hashDisk(ctx, opts.Disk, want.Size); err == nil && have == want {
+	name := opts.Disk.Name()
+	if want.Size > room {
+		return want, &DiskError{name, want.Size, room}
+	}
+	if want.SHA256 != "" {
+		have, err := hashDisk(ctx, opts.Disk, want.Size)
+		if err == nil && have == want {
 			return have, nil
 		}
+		i.Notes = append(i.Notes, fmt.Sprintf("disk %s did not hold the image and was written anew", name))
 	}
-	wrote, err := writeDisk(ctx, layer, content, opts.Disk, room, opts.Progress)
+	wrote, err := readDisk(ctx, layer, content, opts.Disk, room, name)
+	if err == nil {
+		err = opts.Disk.Sync()
+	}
 	if err != nil {
-		return want, fmt.Errorf("write disk image to %s: %w", opts.Disk.Name(), err)
+		return want, fmt.Errorf("disk %s does not hold the image, writing it: %w", name, err)
 	}
 	if want.SHA256 != "" && wrote != want {
 		return want, otherDisk(wrote, want)
@@ -113,24 +138,9 @@ func placeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, o
 		return want, err
 	}
 	if have != wrote {
-		return want, fmt.Errorf("%s does not give back what was written to it: replace the disk", opts.Disk.Name())
+		return want, fmt.Errorf("%s does not give back what was written to it: replace the disk", name)
 	}
 	return have, nil
-}
-
-// packedDisk returns the descriptor's entry of a disk image that is not
-// written; want is what its annotations say.
-func packedDisk(ctx context.Context, layer ocispec.Descriptor, content Content, want event.Artifact) (event.Artifact, error) {
-	f, err := content.Blob(ctx, layer)
-	if err != nil {
-		return want, err
-	}
-	defer f.Close()
-	have, err := rawDisk(ctx, layer.MediaType, f)
-	if err == nil && want.SHA256 != "" && have != want {
-		return want, otherDisk(have, want)
-	}
-	return have, err
 }
 
 func otherDisk(have, want event.Artifact) error {
@@ -138,22 +148,16 @@ func otherDisk(have, want event.Artifact) error {
 		ErrInvalid, have.Size, have.SHA256, want.Size, want.SHA256)
 }
 
-// rawDisk hashes the raw content of the disk image in f.
-func rawDisk(ctx context.Context, mediaType string, f *os.File) (event.Artifact, error) {
-	h := sha256.New()
-	w := &diskWriter{ctx: ctx, to: h, room: maxBlob}
-	if err := decompressDisk(ctx, mediaType, f, w); err != nil {
-		return event.Artifact{}, fmt.Errorf("disk image %s: %w", f.Name(), err)
-	}
-	return event.Artifact{Role: event.RoleDisk, SHA256: hex.EncodeToString(h.Sum(nil)), Size: w.done}, nil
-}
-
-// announced reads the annotations about the raw content; without them the
-// result has no digest.
+// announced says what the raw content is to be, as far as that is known before
+// it is fetched: by the annotations, or because the layer is the raw content.
+// Otherwise the result has no digest.
 func announced(layer ocispec.Descriptor) (event.Artifact, error) {
 	a := event.Artifact{Role: event.RoleDisk}
 	sum, size := layer.Annotations[AnnotationRawSHA256], layer.Annotations[AnnotationRawSize]
 	if sum == "" && size == "" {
+		if layer.MediaType == MediaTypeRaw {
+			return artifact(event.RoleDisk, layer)
+		}
 		return a, nil
 	}
 	n, err := strconv.ParseInt(size, 10, 64)
@@ -164,121 +168,36 @@ func announced(layer ocispec.Descriptor) (event.Artifact, error) {
 	return a, nil
 }
 
-// writeDisk streams the raw content to the start of the disk, at most room
-// bytes, and hashes it on the way.
-func writeDisk(ctx context.Context, layer ocispec.Descriptor, content Content, disk *os.File, room int64, progress func(done, total int64)) (event.Artifact, error) {
-	a := event.Artifact{Role: event.RoleDisk}
-	f, err := content.Blob(ctx, layer)
-	if err != nil {
-		return a, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	w := &diskWriter{ctx: ctx, to: io.MultiWriter(disk, h), room: room}
-	if progress != nil {
-		w.progress = func(done int64) { progress(done, layer.Size) }
-	}
-	if _, err := disk.Seek(0, io.SeekStart); err != nil {
-		return a, err
-	}
-	if err := decompressDisk(ctx, layer.MediaType, f, w); err != nil {
-		return a, err
-	}
-	if err := disk.Sync(); err != nil {
-		return a, err
-	}
-	a.SHA256, a.Size = hex.EncodeToString(h.Sum(nil)), w.done
-	return a, nil
-}
-
-// DescribeDisk returns the annotations of a disk image's layer, so that a disk
-// which holds the image is recognised: digest and size of the raw content of f.
-func DescribeDisk(ctx context.Context, mediaType string, f *os.File) (map[string]string, error) {
-	raw, err := rawDisk(ctx, mediaType, f)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]string{AnnotationRawSHA256: raw.SHA256, AnnotationRawSize: strconv.FormatInt(raw.Size, 10)}, nil
-}
-
-// decompressDisk writes the raw disk in f to w.
-func decompressDisk(ctx context.Context, mediaType string, f *os.File, w *diskWriter) error {
-	base, compression, _ := strings.Cut(mediaType, "+")
-	size, err := sizeOf(f)
-	if err != nil {
+// readDisk streams the raw content of a disk's layer to the beginning of to, at
+// most room bytes, and hashes it on the way. name is the disk's, for errors.
+func readDisk(ctx context.Context, layer ocispec.Descriptor, content Content, to io.Writer, room int64, name string) (event.Artifact, error) {
+	var have event.Artifact
+	take := func(r io.Reader) (err error) {
+		// It may be called again, when what came before was wrong.
+		if s, ok := to.(io.Seeker); ok {
+			if _, err := s.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+		}
+		have, err = unpackDisk(ctx, layer.MediaType, r, &diskWriter{ctx: ctx, to: to, name: name, room: room})
 		return err
 	}
-	if base == MediaTypeQcow2 {
-		i, err := qcow2.Open(f, size, w.room)
+	if !streamed(layer) {
+		f, err := content.Blob(ctx, layer)
 		if err != nil {
-			return err
+			return have, err
 		}
-		return i.Copy(ctx, w)
+		defer f.Close()
+		return have, take(f)
 	}
-	in := &counting{r: f, count: w.read}
-	var r io.Reader
-	switch compression {
-	case "":
-		r = in
-	case "gzip":
-		r, err = gzip.NewReader(in)
-	case "zstd":
-		z, zerr := zstd.NewReader(in, zstd.WithDecoderMaxWindow(maxWindow))
-		if zerr != nil {
-			return zerr
-		}
-		defer z.Close()
-		r = z
-	case "xz":
-		r, err = xz.NewReader(in)
-	default:
-		return fmt.Errorf("%w: disk of media type %q", ErrUnsupported, mediaType)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, 1<<20))
-	return err
+	err := content.Stream(ctx, layer, take)
+	return have, err
 }
 
-// diskWriter refuses to write beyond the end of the disk.
-type diskWriter struct {
-	ctx        context.Context
-	to         io.Writer
-	done, room int64
-	progress   func(done int64)
-}
-
-func (w *diskWriter) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	if int64(len(p)) > w.room-w.done {
-		return 0, fmt.Errorf("%w: the image needs more than the %d MiB of the disk", ErrInvalid, w.room>>20)
-	}
-	n, err := w.to.Write(p)
-	w.done += int64(n)
-	return n, err
-}
-
-func (w *diskWriter) read(total int64) {
-	if w.progress != nil {
-		w.progress(total)
-	}
-}
-
-// counting reports how much was read.
-type counting struct {
-	r     io.Reader
-	total int64
-	count func(total int64)
-}
-
-func (c *counting) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.total += int64(n)
-	c.count(c.total)
-	return n, err
+// streamed tells a disk's layer that is read from its beginning to its end. A
+// qcow2 image has its tables anywhere, so it is held in memory.
+func streamed(layer ocispec.Descriptor) bool {
+	return roleOf(layer) == roleDisk && !strings.HasPrefix(layer.MediaType, MediaTypeQcow2)
 }
 
 // hashDisk hashes the first size bytes as the medium has them: what is cached

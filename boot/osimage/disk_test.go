@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/ulikunitz/xz"
@@ -90,6 +92,9 @@ func TestDisk(t *testing.T) {
 				if diff := cmp.Diff(want, i.Descriptor.Artifacts); diff != "" {
 					t.Error(diff)
 				}
+				if anew := boot == "first"; anew != slices.ContainsFunc(i.Notes, func(n string) bool { return strings.Contains(n, "written anew") }) {
+					t.Errorf("%s: notes %q", boot, i.Notes)
+				}
 				if err := i.Close(); err != nil {
 					t.Error(err)
 				}
@@ -99,12 +104,12 @@ func TestDisk(t *testing.T) {
 			if err != nil || !bytes.Equal(got[:len(raw)], raw) {
 				t.Errorf("the disk holds something else (%v)", err)
 			}
-			// A changed disk is written again.
+			// A changed disk would be written again, if its blob were still there.
 			if _, err := disk.WriteAt([]byte("evil"), 1000); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := FromManifest(context.Background(), m, store, Options{Disk: disk, MemAvailable: plenty}); err == nil {
-				t.Error("a changed disk was accepted")
+			if _, err := FromManifest(context.Background(), m, store, Options{Disk: disk, MemAvailable: plenty}); err == nil || !strings.Contains(err.Error(), "does not hold the image") {
+				t.Errorf("a changed disk: %v", err)
 			}
 		})
 	}
@@ -122,11 +127,14 @@ func TestDiskRefuses(t *testing.T) {
 		}
 		return store.add(MediaTypeRaw, raw, a)
 	}
+	large := layer(AnnotationRawSHA256, strings.Repeat("0", 64), AnnotationRawSize, "16777216")
+	large.Digest = digest.FromString("never fetched")
 	for name, tc := range map[string]struct {
 		layers []ocispec.Descriptor
 		size   int64
 		want   error
 	}{
+		"larger than the disk, by its annotations": {[]ocispec.Descriptor{large, kernel}, 4 << 20, &DiskError{Need: 16 << 20, Available: 4 << 20}},
 		"no disk":        {[]ocispec.Descriptor{layer(), kernel}, 0, ErrUnsupported},
 		"no kernel":      {[]ocispec.Descriptor{layer()}, 8192, ErrUnsupported},
 		"too small":      {[]ocispec.Descriptor{layer(), kernel}, 4096, ErrInvalid},
@@ -139,6 +147,13 @@ func TestDiskRefuses(t *testing.T) {
 			disk = emptyDisk(t, tc.size)
 		}
 		_, err := FromManifest(context.Background(), manifestOf(t, ArtifactDisk, empty, nil, tc.layers...), store, Options{Disk: disk, MemAvailable: plenty})
+		var got, want *DiskError
+		if errors.As(tc.want, &want) {
+			if !errors.As(err, &got) || got.Need != want.Need || got.Available != want.Available || !strings.Contains(err.Error(), "needs 16 MiB") || !strings.Contains(err.Error(), "has 4 MiB") {
+				t.Errorf("%s: %v, want %v", name, err, want)
+			}
+			continue
+		}
 		if !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)
 		}

@@ -23,7 +23,7 @@ const (
 
 // FromManifest makes an image of an OCI or Docker image manifest. An index is
 // already resolved to the manifest of the platform, and its digest verified,
-// by the source.
+// by the source. Unless the image [NeedsDisk], content has its blobs in memory.
 func FromManifest(ctx context.Context, manifest []byte, content Content, opts Options) (*Image, error) {
 	m, err := parseManifest(manifest)
 	if err != nil {
@@ -33,7 +33,11 @@ func FromManifest(ctx context.Context, manifest []byte, content Content, opts Op
 	if err != nil {
 		return nil, err
 	}
-	if err := need.check(&opts); err != nil {
+	held := need.Fetch
+	if need.Disk > 0 {
+		held = 0 // the disk may be in order, so nothing was fetched ahead
+	}
+	if err := Fits(manifest, held, opts); err != nil {
 		return nil, err
 	}
 	if isContainer(m) {

@@ -11,13 +11,17 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/unpack"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
-// kexecCopies is how often kexec_file_load has kernel and initrd in memory at
-// its peak besides the files: once as read, once in the pages of the image.
-const kexecCopies = 2
+// Copies that loading needs in memory at its peak besides the files, as
+// kexec.Needs finds out exactly once they are there.
+const (
+	kernelCopies = 2
+	initrdCopies = 1
+)
 
 // sizeOf returns a file's size in bytes and leaves it positioned at 0.
 func sizeOf(f *os.File) (int64, error) {
@@ -54,15 +58,9 @@ func (i *Image) finish(opts *Options) error {
 	if err := checkCmdline(i.Kernel, i.Cmdline); err != nil {
 		return err
 	}
-	for _, f := range []*os.File{i.Kernel, i.Initrd} {
-		if f == nil {
-			continue
-		}
-		size, err := sizeOf(f)
-		if err != nil {
-			return err
-		}
-		i.NeedsRAM += kexecCopies * size
+	var err error
+	if i.NeedsRAM, err = kexec.Needs(i.Kernel, i.Initrd); err != nil {
+		return err
 	}
 	have, err := opts.memAvailable()
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/opencontainers/go-digest"
@@ -60,10 +61,15 @@ func (i *Image) Close() error {
 // Records is what is measured into the image PCR.
 func (i *Image) Records() ([]event.Record, error) { return i.Descriptor.Records() }
 
-// Content hands out verified, complete blobs: the file is positioned at 0,
-// digest and size are checked. The receiver closes it.
+// Content has the blobs of an image.
 type Content interface {
+	// Blob hands out a verified, complete blob: the file is positioned at 0,
+	// digest and size are checked. The receiver closes it.
 	Blob(ctx context.Context, d ocispec.Descriptor) (*os.File, error)
+	// Stream gives a blob's bytes to take, in order, without keeping them. Only
+	// when it returns nil have they been the blob's; until then take may be
+	// called again, from the first byte on.
+	Stream(ctx context.Context, d ocispec.Descriptor, take func(io.Reader) error) error
 }
 
 // Options are the site's wishes. The zero value works.
@@ -75,7 +81,8 @@ type Options struct {
 	Arch string
 	// MemAvailable says how many bytes of memory are free; nil asks the kernel.
 	MemAvailable func() (int64, error)
-	// Progress is told how many bytes of how many were converted. May be nil.
+	// Progress is told how many bytes of how many of a container's layers were
+	// converted. May be nil.
 	// It is called from several goroutines, one at a time or not.
 	Progress func(done, total int64)
 	// Disk is where a disk image is written to, a block device or a file,

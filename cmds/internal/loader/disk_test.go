@@ -93,7 +93,7 @@ func TestDiskImage(t *testing.T) {
 		}()
 		bootsFromDisk(t, layout, "/dev", loop, raw)
 	})
-	for disk, want := range map[string]string{"/dev/small": "more than", "/dev/none": "no such file", "": "no disk"} {
+	for disk, want := range map[string]string{"/dev/small": "needs 1 MiB", "/dev/none": "no such file", "": "no disk"} {
 		if err := onDisk(t, layout, dev, disk); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("disk %q: %v", disk, err)
 		}

@@ -157,7 +157,7 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 			}
 			defer func() { err = errors.Join(err, o.Disk.Close()) }()
 		}
-	} else if err := found.Prefetch(ctx); err != nil {
+	} else if err := prefetch(ctx, found, o); err != nil {
 		return nil, err
 	}
 	i, err := osimage.FromManifest(ctx, found.Manifest, found, o)
@@ -165,6 +165,15 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 		return nil, err
 	}
 	return &flow.Candidate{Image: m.wrap(i), Ref: "sha256:" + found.Descriptor.Digest.Encoded(), Provenance: found.Provenance()}, nil
+}
+
+// prefetch brings all of an image into memory, if that has room for what will
+// become of it.
+func prefetch(ctx context.Context, found *oci.Image, o osimage.Options) error {
+	if err := osimage.Fits(found.Manifest, found.Held(), o); err != nil {
+		return err
+	}
+	return found.Prefetch(ctx)
 }
 
 func (m *Machine) fetchOptions(ctx context.Context) fetch.Options {

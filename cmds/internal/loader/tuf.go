@@ -200,7 +200,7 @@ func (m *Machine) fromTarget(src *config.Source, found *image.Image) (flow.Image
 // pinned takes the image that TUF names from a registry: trust from TUF, bytes
 // from anywhere.
 func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) (*flow.Candidate, error) {
-	at := &config.Source{Ref: found.OCI.Repository + "@" + found.OCI.Digest, PlainHTTP: src.PlainHTTP, CA: src.CA, Auth: src.Auth, Platform: src.Platform}
+	at := &config.Source{Ref: found.OCI.Repository + "@" + found.OCI.Digest, PlainHTTP: src.PlainHTTP, CA: src.CA, Auth: src.Auth, Platform: src.Platform, Disk: src.Disk}
 	place, err := m.remote(at, at.Ref)
 	if err != nil {
 		return nil, err
@@ -215,7 +215,7 @@ func (m *Machine) bundled(ctx context.Context, src *config.Source, found *image.
 		return nil, fmt.Errorf("target %q: %w", src.Target, err)
 	}
 	defer layout.Close()
-	return m.adopt(ctx, &config.Source{Ref: layout.Reference(), Platform: src.Platform}, layout, c)
+	return m.adopt(ctx, &config.Source{Ref: layout.Reference(), Platform: src.Platform, Disk: src.Disk}, layout, c)
 }
 
 // adopt completes c, which TUF vouches for, with the image of at in place.
