@@ -59,6 +59,43 @@ func Test_duplicate_keys_root(t *testing.T) {
 	c.wantVersion("snapshot", 0)
 }
 
+// Test_duplicate_keys is the same with as many signatures of the one key.
+func Test_duplicate_keys(t *testing.T) {
+	c := newRunner(t)
+	c.want(c.initClient(), 0)
+	key := tuftest.NewKey(t)
+	for range 9 {
+		c.repo.AddKey("snapshot", key)
+	}
+	c.repo.Root.Signed.Roles["snapshot"].Threshold = 6
+	c.repo.Publish("root", "snapshot", "timestamp")
+	c.repo.Published["snapshot"][1] = editJSON(t, c.repo.Last("snapshot"), func(md map[string]any) {
+		sigs := md["signatures"].([]any)
+		for range 8 {
+			sigs = append(sigs, sigs[len(sigs)-1])
+		}
+		md["signatures"] = sigs
+	})
+	c.want(c.refresh(), 1)
+	c.wantVersion("snapshot", 0)
+}
+
+func Test_invalid_sig_in_valid_metadata(t *testing.T) {
+	c := newRunner(t)
+	c.want(c.initClient(), 0)
+	old := c.repo.Timestamp.Signatures[0]
+	c.repo.AddKey("timestamp", tuftest.NewKey(t)) // one of two is enough
+	c.repo.Publish("root", "timestamp")
+	for _, sig := range []any{old.Signature, ""} { // plausible; none at all, as tuf-on-ci has it
+		c.repo.Published["timestamp"][len(c.repo.Published["timestamp"])-1] = editJSON(t, c.repo.Last("timestamp"), func(md map[string]any) {
+			md["signatures"].([]any)[0].(map[string]any)["sig"] = sig
+		})
+		c.want(c.refresh(), 0)
+		c.wantMetadata("timestamp", c.repo.Last("timestamp"))
+		c.repo.Publish("timestamp")
+	}
+}
+
 func Test_one_key_under_many_ids(t *testing.T) {
 	c := newRunner(t)
 	c.want(c.initClient(), 0)
@@ -254,4 +291,15 @@ func Test_repeated_signature_is_refused(t *testing.T) {
 	c.repo.Published["root"][1] = data
 	c.want(c.refresh(), 1)
 	c.wantVersion("root", 1)
+}
+
+func Test_duplicate_sig_keyids(t *testing.T) {
+	c := newRunner(t)
+	c.want(c.initClient(), 0)
+	c.repo.Published["snapshot"][0] = editJSON(t, c.repo.Last("snapshot"), func(md map[string]any) {
+		sigs := md["signatures"].([]any)
+		md["signatures"] = append(sigs, sigs[0])
+	})
+	c.want(c.refresh(), 1)
+	c.wantVersion("snapshot", 0)
 }

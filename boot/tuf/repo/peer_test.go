@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/tuf/store"
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
 )
 
@@ -83,4 +86,39 @@ func TestWeFollowTUFJS(t *testing.T) {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	f.wantVersions(now, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1, "team": 1})
+}
+
+// TestWeFollowGoTUF: the repositories that go-tuf brings along, of its own making
+// and of python-tuf's, and real roots of Sigstore's.
+func TestWeFollowGoTUF(t *testing.T) {
+	module := func(path string) string {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", path).Output()
+		if err != nil {
+			t.Fatalf("go list -m %s: %v", path, err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	read := func(elem ...string) []byte {
+		data, err := os.ReadFile(filepath.Join(elem...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	peer := module("github.com/theupdateframework/go-tuf/v2")
+	dir := filepath.Join(peer, "examples", "multirepo", "repository")
+	report, err := repo.Verify(t.Context(), dir, read(dir, "metadata", "1.root.json"), start)
+	if err != nil || report.Roles["targets"].Targets != 3 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	for _, root := range [][]byte{
+		read(peer, "internal", "testutils", "repository_data", "repository", "metadata", "root.json"),
+		read(dir, "targets", "sigstore-tuf-root", "root.json"),
+		read(module("github.com/sigstore/sigstore"), "pkg", "tuf", "repository", "root.json"),
+	} {
+		nowhere := []tuf.Repository{tuf.Web{}}
+		if _, err := tuf.New(tuf.Config{TrustedRoot: root, Store: &store.Memory{}, Repositories: nowhere, Now: start}); err != nil {
+			t.Error(err)
+		}
+	}
 }
