@@ -129,8 +129,11 @@ func signedDigest(raw []byte) []byte {
 	return sum[:]
 }
 
-// Sign wraps a document, as [Marshal] wrote it, into a signed envelope.
+// Sign wraps a document, as [Marshal] wrote it, into a signed envelope. The key is an ECDSA P-256 one.
 func Sign(key crypto.Signer, raw []byte) ([]byte, error) {
+	if public, ok := key.Public().(*ecdsa.PublicKey); !ok || public.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("%w: the key is not ECDSA P-256", ErrSignature)
+	}
 	if _, err := Parse(raw); err != nil {
 		return nil, err
 	}

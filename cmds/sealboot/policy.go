@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/wire"
 )
 
 func newPolicyCmd() *cobra.Command {
@@ -23,45 +26,77 @@ func newPolicyCmd() *cobra.Command {
 		Short: "Say what is known to be good: images, loaders, firmware profiles, rules",
 	}
 	cmd.PersistentFlags().StringVar(&dir, "dir", "", "the site's directory")
-	cmd.AddCommand(newPolicyAddCmd(&dir), newPolicyListCmd(&dir), newPolicyRetireCmd(&dir), newPolicyRulesCmd())
+	cmd.AddCommand(newPolicyAddCmd(&dir), newPolicySignCmd(), newPolicyListCmd(&dir), newPolicyRetireCmd(&dir), newPolicyRulesCmd())
 	return cmd
 }
 
 func newPolicyAddCmd(dir *string) *cobra.Command {
-	return &cobra.Command{
+	var signedBy string
+	cmd := &cobra.Command{
 		Use:   "add FILE...",
 		Short: "Add reference values and rules; attestd uses them at once",
 		Long: `Add policy documents: image and loader references as sealboot predict writes them, firmware profiles, rules.
 
 Old and new images stay accepted side by side until the old one is retired. A name is never used twice: what a
-decision was based on stays readable.`,
-		Example: `  sealboot policy add --dir DIR image-1.4.json loader.json firmware.json rules.json`,
-		Args:    cobra.MinimumNArgs(1),
+decision was based on stays readable.
+
+With --signed-by, only documents that "sealboot policy sign" has signed with the key's private half are added.`,
+		Example: `  sealboot policy add --dir DIR image-1.4.json loader.json firmware.json rules.json
+  sealboot policy add --dir DIR --signed-by reviewer.pub firmware.signed.json`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
+			var key *ecdsa.PublicKey
+			if signedBy != "" {
+				var err error
+				if key, err = readPublicKey(signedBy); err != nil {
+					return err
+				}
+			}
 			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
 				for _, file := range files {
-					raw, err := os.ReadFile(file)
-					if err != nil {
-						return err
-					}
-					doc, err := policy.Parse(raw)
-					if err != nil {
+					if err := addPolicy(ctx, cmd.OutOrStdout(), db, file, key); err != nil {
 						return fmt.Errorf("%s: %w", file, err)
 					}
-					kind, name := policy.NameOf(doc)
-					err = db.Add(ctx, store.Document{Kind: string(kind), Name: name, Body: raw}, policyEvent("added", string(kind), name))
-					if errors.Is(err, store.ErrExists) {
-						return fmt.Errorf("%s: %s %q: %w; give the new one another name", file, kind, name, err)
-					}
-					if err != nil {
-						return fmt.Errorf("%s: %w", file, err)
-					}
-					fmt.Fprintf(cmd.OutOrStdout(), "added %s %s\n", kind, name)
 				}
 				return nil
 			})
 		},
 	}
+	cmd.Flags().StringVar(&signedBy, "signed-by", "", "public key (PEM) that must have signed the documents")
+	return cmd
+}
+
+// addPolicy adds one document, which key must have signed unless it is nil.
+func addPolicy(ctx context.Context, out io.Writer, db *store.Store, file string, key *ecdsa.PublicKey) error {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var doc policy.Document
+	if key == nil {
+		doc, err = policy.Parse(raw)
+	} else if doc, err = policy.Open(key, raw); err == nil {
+		raw, err = policy.Marshal(doc)
+	}
+	if err != nil {
+		return err
+	}
+	kind, name := policy.NameOf(doc)
+	e := policyEvent("added", string(kind), name)
+	if key != nil {
+		if e.Detail["signedBy"], err = wire.FormatKey(key); err != nil {
+			return err
+		}
+	}
+	err = db.Add(ctx, store.Document{Kind: string(kind), Name: name, Body: raw}, e)
+	if errors.Is(err, store.ErrExists) {
+		return fmt.Errorf("%s %q: %w; give the new one another name", kind, name, err)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "added %s %s\n", kind, name)
+	return nil
 }
 
 func policyEvent(what, kind, name string) store.Event {
