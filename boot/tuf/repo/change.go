@@ -294,9 +294,3 @@ func ReadKey(path string) (crypto.Signer, crypto.PublicKey, error) {
 	}
 	return key, key.Public(), nil
 }
-
-// KeyID is the identifier of a key in what this package publishes.
-func KeyID(pub crypto.PublicKey) (string, error) {
-	_, id, err := sign.PublicKey(pub)
-	return id, err
-}
