@@ -41,14 +41,33 @@ func ago(now, t time.Time) string {
 	return t.UTC().Format("2006-01-02")
 }
 
-// clean drops what changes how a text is read: control characters, and those that reorder or hide others.
+// Limits of one text on the page.
+const (
+	maxText  = 1000 // runes
+	maxMarks = 2    // accents on one letter; more of them leave the line
+)
+
+// clean drops what changes how a text is read: control characters, those that reorder or hide others, heaps of
+// accents, and what is too long for a table.
 func clean(s string) string {
-	return strings.Map(func(r rune) rune {
+	var out strings.Builder
+	runes, marks := 0, 0
+	for _, r := range s {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-			return -1
+			continue
 		}
-		return r
-	}, s)
+		if !unicode.IsMark(r) {
+			marks = 0
+		} else if marks++; marks > maxMarks {
+			continue
+		}
+		if runes++; runes > maxText {
+			out.WriteString("...")
+			break
+		}
+		out.WriteRune(r)
+	}
+	return out.String()
 }
 
 const (

@@ -15,6 +15,22 @@ import (
 
 const hostileText = `<script>alert(1)</script><img src=x onerror=alert(2)>"'&{{.Site}}` + "\u202egnp.\x1b[31m"
 
+// heap are 4 KiB of accents on one letter, and a change of direction.
+var heap = "a" + strings.Repeat("\u0301\u0489", 1024) + "\u2067\u05d0\u200f"
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"till 3 caf\u00e9":        "till 3 caf\u00e9",
+		"\x1b[31mred\u202egnp\n":  "[31mredgnp",
+		heap + "b\u0301":          "a\u0301\u0489\u05d0b\u0301",
+		strings.Repeat("x", 5000): strings.Repeat("x", maxText) + "...",
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%.40q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 // TestStatusPage shows devices whose texts try to become part of the page. With SEALBOOT_TEST_PAGE set the
 // page is also written there, to be looked at in a browser.
 func TestStatusPage(t *testing.T) {
@@ -22,7 +38,7 @@ func TestStatusPage(t *testing.T) {
 	ctx := t.Context()
 	for i, state := range []store.State{store.Enrolled, store.Pending, store.Quarantined} {
 		id := strings.Repeat(string(rune('a'+i)), 64)
-		d := store.Device{ID: id, EKs: []string{id}, State: state, Tier: "hash", Label: []string{"till-1", hostileText, ""}[i]}
+		d := store.Device{ID: id, EKs: []string{id}, State: state, Tier: "hash", Label: []string{"till-1", hostileText + heap, ""}[i]}
 		if err := l.store.Enrol(ctx, d, store.Event{Kind: "enrol"}); err != nil {
 			t.Fatal(err)
 		}
