@@ -78,7 +78,9 @@ func newPublishCmd() *cobra.Command {
 The image is one of: a kernel with, perhaps, an initrd and a device tree
 (--kernel); a UKI (--uki); a disk (--disk: raw, also with gzip, zstd or xz,
 or qcow2); a container image that another tool has made (--container, itself a
-location).
+location). The manifest of a container image gets an annotation with the size
+of its unpacked root, unless it has one, and with it another digest; "sealboot
+copy" moves an image with its digest and signatures.
 
 A private key for --sign is PKCS #8 in PEM, or cosign's; the password of the
 latter is read from the environment variable COSIGN_PASSWORD.`,
@@ -161,7 +163,7 @@ func (f *publishFlags) image(ctx context.Context, dst *publish.Target) (ocispec.
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		desc, err := publish.Copy(ctx, src, dst, nil)
+		desc, err := publish.Container(ctx, src, dst)
 		return desc, errors.Join(err, src.Close())
 	}
 	desc, err := f.artifact.Push(ctx, dst)

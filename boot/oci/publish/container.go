@@ -1,0 +1,217 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/unpack"
+)
+
+// maxRoot bounds the root of a container image, in bytes.
+const maxRoot = 1 << 40
+
+// Container publishes a container image that another tool has made: it notes in
+// its manifest, or in each of an index, how large the root is when a loader has
+// unpacked it (osimage.AnnotationUnpacked), so that a machine with too little
+// memory refuses the image before it fetches it. That gives the image another
+// digest, and leaves signatures of the old one behind. An image that has the
+// annotation, and one of a kind that can have none, is copied as it is.
+func Container(ctx context.Context, src *Source, dst *Target) (ocispec.Descriptor, error) {
+	if src.Reference == "" {
+		return ocispec.Descriptor{}, errors.New("name a tag or digest of the container image")
+	}
+	root, err := src.Resolve(ctx, src.Reference)
+	if err != nil {
+		return root, fmt.Errorf("finding %s: %w", src.Reference, err)
+	}
+	noted, err := note(ctx, src, dst, root)
+	if err != nil {
+		return root, fmt.Errorf("container image %s: %w", root.Digest, err)
+	}
+	if noted.Digest == root.Digest {
+		return Copy(ctx, src, dst, nil)
+	}
+	if dst.Reference == "" {
+		return noted, nil
+	}
+	return noted, dst.Tag(ctx, noted, dst.Reference)
+}
+
+// note pushes the manifest or index d with the annotation, and all that it
+// needs. It returns d if there is nothing to be noted; then nothing was pushed.
+func note(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	if d.Size > oci.MaxManifest {
+		return d, fmt.Errorf("manifest of %d bytes", d.Size)
+	}
+	switch d.MediaType {
+	case ocispec.MediaTypeImageIndex:
+		return noteIndex(ctx, src, dst, d)
+	case ocispec.MediaTypeImageManifest:
+		return noteManifest(ctx, src, dst, d)
+	}
+	return d, nil // Docker's own have no annotations
+}
+
+func noteIndex(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	raw, err := content.FetchAll(ctx, src, d)
+	if err != nil {
+		return d, err
+	}
+	x, err := oci.ParseIndex(d.MediaType, raw)
+	if err != nil {
+		return d, err
+	}
+	changed := false
+	for i, m := range x.Manifests {
+		noted, err := note(ctx, src, dst, m)
+		if err != nil {
+			return d, fmt.Errorf("%s: %w", m.Digest, err)
+		}
+		if noted.Digest == m.Digest {
+			if err := oras.CopyGraph(ctx, src, dst, m, oras.DefaultCopyGraphOptions); err != nil {
+				return d, err
+			}
+			continue
+		}
+		changed = true
+		x.Manifests[i].Digest, x.Manifests[i].Size = noted.Digest, noted.Size
+	}
+	if !changed {
+		return d, nil
+	}
+	return pushJSON(ctx, dst, d.MediaType, x)
+}
+
+func noteManifest(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	raw, err := content.FetchAll(ctx, src, d)
+	if err != nil {
+		return d, err
+	}
+	m, err := oci.ParseManifest(d.MediaType, raw)
+	if err != nil {
+		return d, err
+	}
+	if _, has := m.Annotations[osimage.AnnotationUnpacked]; has || m.ArtifactType != "" || m.Config.MediaType != ocispec.MediaTypeImageConfig {
+		return d, nil
+	}
+	arch, err := copyConfig(ctx, src, dst, m.Config)
+	if err != nil {
+		return d, err
+	}
+	if arch != "amd64" && arch != "arm64" {
+		return d, nil // no loader unpacks it, an attestation of a builder for one
+	}
+	size, err := copyLayers(ctx, src, dst, m.Layers, arch)
+	if err != nil {
+		return d, err
+	}
+	if m.Annotations == nil {
+		m.Annotations = make(map[string]string)
+	}
+	m.Annotations[osimage.AnnotationUnpacked] = strconv.FormatInt(size, 10)
+	return pushJSON(ctx, dst, d.MediaType, m)
+}
+
+func pushJSON(ctx context.Context, dst *Target, mediaType string, v any) (ocispec.Descriptor, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d, err := pushBytes(ctx, dst, mediaType, raw)
+	if err != nil {
+		return d, fmt.Errorf("pushing the manifest: %w", err)
+	}
+	return d, nil
+}
+
+// copyConfig copies an image's config and returns its architecture.
+func copyConfig(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (arch string, err error) {
+	if d.Size > oci.MaxManifest {
+		return "", fmt.Errorf("config of %d bytes", d.Size)
+	}
+	raw, err := content.FetchAll(ctx, src, d)
+	if err != nil {
+		return "", err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return "", fmt.Errorf("config: %w", err)
+	}
+	return config.Architecture, push(ctx, dst, d, bytes.NewReader(raw))
+}
+
+// copyLayers copies an image's layers and returns the size in bytes of the root
+// that a loader makes of them.
+func copyLayers(ctx context.Context, src *Source, dst *Target, layers []ocispec.Descriptor, arch string) (int64, error) {
+	dir, err := os.MkdirTemp("", "sealboot-publish-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	var blobs []unpack.Layer
+	for _, d := range layers {
+		f, err := spool(ctx, src, d, dir)
+		if err != nil {
+			return 0, fmt.Errorf("layer %s: %w", d.Digest, err)
+		}
+		defer f.Close()
+		if err := push(ctx, dst, d, io.NewSectionReader(f, 0, d.Size)); err != nil {
+			return 0, fmt.Errorf("pushing layer %s: %w", d.Digest, err)
+		}
+		blobs = append(blobs, unpack.Layer{Blob: f, Size: d.Size})
+	}
+	stats, err := unpack.RAMRoot(ctx, &nowhere{}, blobs, unpack.Options{MaxBytes: maxRoot, Arch: arch})
+	if err != nil {
+		return 0, err
+	}
+	return stats.Size, nil
+}
+
+// spool brings a layer into a file in dir, since layers are read several times.
+func spool(ctx context.Context, src *Source, d ocispec.Descriptor, dir string) (_ *os.File, err error) {
+	r, err := src.Fetch(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	f, err := os.CreateTemp(dir, "")
+	if err != nil {
+		return nil, err
+	}
+	verify := digest.SHA256.Digester()
+	n, err := io.Copy(io.MultiWriter(f, verify.Hash()), io.LimitReader(r, d.Size+1))
+	if err == nil && (n != d.Size || verify.Digest() != d.Digest) {
+		err = fmt.Errorf("its %d bytes do not have that digest", n)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// nowhere takes an archive of which only the size matters.
+type nowhere struct{ pos int64 }
+
+func (n *nowhere) Write(b []byte) (int, error)            { n.pos += int64(len(b)); return len(b), nil }
+func (n *nowhere) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
+func (n *nowhere) Truncate(int64) error                   { return nil }
+func (n *nowhere) Seek(off int64, whence int) (int64, error) {
+	if whence == io.SeekStart {
+		n.pos = 0
+	}
+	n.pos += off
+	return n.pos, nil
+}
