@@ -8,7 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"github.com/sealboot/sealboot/boot/regular"
 )
 
 // The places of a host config, in the order in which they are searched.
@@ -107,8 +108,7 @@ func (p volumePlace) Read(ctx context.Context) (b []byte, err error) {
 		return nil, err
 	}
 	defer root.Close()
-	// Without O_NONBLOCK a named pipe on the volume would hold the boot up.
-	f, err := root.OpenFile(VolumeFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := regular.Open(root, VolumeFile, os.O_RDONLY, 0)
 	if err != nil {
 		// Its label says that it has a host config: no reason to look further.
 		return nil, fmt.Errorf("open its file %s: %v", VolumeFile, err)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/boot/regular"
 )
 
 // What a power cut may cost of a partial, beyond the bytes in flight: so many
@@ -29,6 +31,9 @@ const (
 
 // maxMarks bounds the size of a marks file that is read, in bytes.
 const maxMarks = 4 << 20
+
+// maxFiles bounds how many files of a cache are looked at, and removed, to make room: somebody may have made millions.
+const maxFiles = 4096
 
 // Cache keeps blobs in a directory, for the next boot. Three names belong to a
 // blob, all made from its digest:
@@ -95,6 +100,23 @@ func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
 	return context.Cause(ctx)
 }
 
+// open opens a file to be read.
+func (c *Cache) open(name string) (*os.File, error) {
+	return regular.Open(c.dir, name, os.O_RDONLY, 0)
+}
+
+// create opens a file to be written, in place of what is no file.
+func (c *Cache) create(name string, flag int) (*os.File, error) {
+	f, err := regular.Open(c.dir, name, flag|os.O_CREATE, 0o600)
+	if !errors.Is(err, regular.Err) {
+		return f, err
+	}
+	if err := c.dir.Remove(name); err != nil {
+		return nil, err
+	}
+	return regular.Open(c.dir, name, flag|os.O_CREATE, 0o600)
+}
+
 type mark struct {
 	offset int64
 	sum    []byte // nil: not known
@@ -103,7 +125,7 @@ type mark struct {
 // marks reads the marks of a partial; the first line that makes no sense ends
 // them. A mark takes back the earlier ones that are not before it.
 func (c *Cache) marks(name string) ([]mark, error) {
-	f, err := c.dir.Open(name + ".marks")
+	f, err := c.open(name + ".marks")
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +162,7 @@ func (c *Cache) keepMarks(name string, marks []mark) error {
 // replay copies a cached file into p while hashing it: up to the last of marks
 // that agrees, or without marks to its end.
 func (c *Cache) replay(ctx context.Context, p *partial, name string, marks []mark) error {
-	f, err := c.dir.Open(name)
+	f, err := c.open(name)
 	if err != nil {
 		return err
 	}
@@ -180,10 +202,10 @@ func (c *Cache) stream(ctx context.Context, p *partial, warn func(error)) error 
 		return nil
 	}
 	name, marks := cacheName(p.blob), []mark{{offset: p.blob.Size}}
-	f, err := c.dir.Open(name)
+	f, err := c.open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if marks, err = c.marks(name); err == nil {
-			f, err = c.dir.Open(name + ".part")
+			f, err = c.open(name + ".part")
 		}
 	}
 	if err != nil {
@@ -280,7 +302,7 @@ func warnIf(warn func(error), err error) {
 
 // makeRoom removes the oldest files until need bytes are free.
 func (c *Cache) makeRoom(need int64) error {
-	for {
+	for n := 0; ; n++ {
 		free, err := c.free()
 		if err != nil {
 			return err
@@ -292,7 +314,7 @@ func (c *Cache) makeRoom(need int64) error {
 		if err != nil {
 			return err
 		}
-		if oldest == "" {
+		if oldest == "" || n == maxFiles {
 			return fmt.Errorf("no room: %.1f MiB needed, %.1f MiB free", mib(need), mib(free))
 		}
 		if err := c.dir.Remove(oldest); err != nil {
@@ -316,8 +338,13 @@ func (c *Cache) free() (int64, error) {
 
 // oldest is the name of the least recently written file that no transfer uses.
 func (c *Cache) oldest() (string, error) {
-	entries, err := fs.ReadDir(c.dir.FS(), ".")
+	d, err := c.dir.Open(".")
 	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(maxFiles)
+	if err != nil && err != io.EOF {
 		return "", err
 	}
 	c.mu.Lock()

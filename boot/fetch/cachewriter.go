@@ -41,20 +41,20 @@ func (w *cacheWriter) open(name string) (err error) {
 	if err := w.cache.makeRoom(w.part.blob.Size - w.pos + 1<<20); err != nil {
 		return err
 	}
-	if w.data, err = w.cache.dir.OpenFile(name+".part", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if w.data, err = w.cache.create(name+".part", os.O_RDWR); err != nil {
 		return err
 	}
 	st, err := w.data.Stat()
 	if err != nil {
 		return err
 	}
-	flag := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	flag := os.O_WRONLY | os.O_APPEND
 	if st.Size() < w.pos || w.pos == 0 {
 		// Nothing of use is there, but what is in memory can be written again.
 		flag |= os.O_TRUNC
 		w.pos, w.marked = 0, 0
 	}
-	if w.marks, err = w.cache.dir.OpenFile(name+".marks", flag, 0o600); err != nil {
+	if w.marks, err = w.cache.create(name+".marks", flag); err != nil {
 		return err
 	}
 	if w.pos < w.part.forgot {

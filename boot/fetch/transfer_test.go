@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealboot/sealboot/boot/fetch"
 	fp "github.com/sealboot/sealboot/boot/fetch/faultproxy"
 )
@@ -267,6 +269,9 @@ func testCache(t *testing.T, way string) {
 		{"no marks", func(t *testing.T, path string) { truncate(t, path+".marks", 0) }, size},
 		{"the beginning is wrong", func(t *testing.T, path string) { zero(t, path+".part", 0, 100) }, size},
 		{"wrong as a whole, with marks that agree", forge, 2 * size},
+		{"a pipe where the complete file would be", pipe(""), size},
+		{"a pipe in place of the beginning", pipe(".part"), size},
+		{"a pipe in place of the marks", pipe(".marks"), size},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -338,6 +343,19 @@ func truncate(t *testing.T, path string, n int64) {
 	t.Helper()
 	if err := os.Truncate(path, n); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// pipe puts a named pipe in a file's place, which nobody writes or reads.
+func pipe(suffix string) func(t *testing.T, path string) {
+	return func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err := unix.Mkfifo(path+suffix, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

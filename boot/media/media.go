@@ -17,9 +17,10 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sealboot/sealboot/boot/regular"
 )
 
 const (
@@ -57,16 +58,16 @@ func (f folder) open(name string) (*section, error) {
 
 func (f folder) Close() error { return f.root.Close() }
 
-// openRegular opens a file that is one: a FIFO or a device could block for ever.
+// openRegular opens a file and tells its size.
 func openRegular(root *os.Root, name string) (*os.File, int64, error) {
-	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := regular.Open(root, name, os.O_RDONLY, 0)
+	if errors.Is(err, regular.Err) {
+		return nil, 0, fmt.Errorf("%w: %w", ErrLayout, err)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
 	st, err := file.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%w: %s is not a regular file", ErrLayout, name)
-	}
 	if err != nil {
 		return nil, 0, errors.Join(err, file.Close())
 	}

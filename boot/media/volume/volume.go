@@ -70,7 +70,7 @@ func (s System) mount(ctx context.Context, label string, flags uintptr) (string,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, fmt.Errorf("mount point of volume %s: %w", label, err)
 	}
-	if err := unix.Mount(dev, dir, fstype, flags|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
+	if err := unix.Mount(dev, dir, fstype, flags|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, options(fstype)); err != nil {
 		return "", nil, fmt.Errorf("mounting volume %s (%s, %s): %w", label, dev, fstype, err)
 	}
 	return dir, func() error {
@@ -79,6 +79,15 @@ func (s System) mount(ctx context.Context, label string, flags uintptr) (string,
 		}
 		return nil
 	}, nil
+}
+
+// options overrule what a volume says of itself: the superblock of ext4 can ask for a kernel panic at the first error,
+// and who wrote it can see to it that there is one at every boot.
+func options(fstype string) string {
+	if fstype == "ext4" {
+		return "errors=remount-ro"
+	}
+	return ""
 }
 
 // Find returns the device and the file system type of the volume with that

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealboot/sealboot/boot/regular"
 	"github.com/sealboot/sealboot/boot/tuf"
 )
 
@@ -69,7 +70,7 @@ func OpenFolder(dir string) (*Folder, error) {
 		if !fs.ValidPath(name) {
 			return nil, fmt.Errorf("%q is not a file name: %w", name, fs.ErrNotExist)
 		}
-		return root.Open(name)
+		return regular.Open(root, name, os.O_RDONLY, 0)
 	}
 	return &Folder{name: dir, open: open, close: root.Close}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
@@ -51,6 +52,35 @@ func file(t *testing.T, data []byte) string {
 		t.Fatal(err)
 	}
 	return name
+}
+
+// TestPipes has named pipes where a folder's files would be: reading does not wait for a writer.
+func TestPipes(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{bundle.MetadataDir, bundle.TargetsDir} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{bundle.SealFile, bundle.MetadataDir + "/timestamp.json", bundle.TargetsDir + "/os"} {
+		if err := unix.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := bundle.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := b.Seal(t.Context(), 100); err == nil {
+		t.Error("read a pipe as the seal")
+	}
+	if _, err := b.Metadata(t.Context(), "timestamp.json", 100); err == nil {
+		t.Error("read a pipe as metadata")
+	}
+	if _, err := b.Target(t.Context(), "os", tuf.Want{Size: 1, SHA256: make([]byte, 32)}); err == nil {
+		t.Error("read a pipe as a target")
+	}
 }
 
 func TestHostileTars(t *testing.T) {

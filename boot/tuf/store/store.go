@@ -18,6 +18,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/sealboot/sealboot/boot/regular"
 	"github.com/sealboot/sealboot/boot/tuf"
 )
 
@@ -153,10 +154,17 @@ func (s *Store) discard(name string) error {
 type Dir struct{ Root *os.Root }
 
 // Open implements [FS].
-func (d Dir) Open(name string) (io.ReadCloser, error) { return d.Root.Open(name) }
+func (d Dir) Open(name string) (io.ReadCloser, error) {
+	return regular.Open(d.Root, name, os.O_RDONLY, 0)
+}
 
-// Create implements [FS].
-func (d Dir) Create(name string) (File, error) { return d.Root.Create(name) }
+// Create implements [FS]. What has the name already may be anything, so it goes.
+func (d Dir) Create(name string) (File, error) {
+	if err := d.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return d.Root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+}
 
 // Rename implements [FS].
 func (d Dir) Rename(old, new string) error { return d.Root.Rename(old, new) }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
@@ -69,6 +70,38 @@ func TestLoadIsBounded(t *testing.T) {
 	}
 	if _, err := s.Load("targets"); err == nil {
 		t.Fatal("followed a link out of the folder")
+	}
+}
+
+// TestPipes has a folder in which every file is a named pipe, with nobody at its other end: nothing waits for one, and
+// saving replaces them.
+func TestPipes(t *testing.T) {
+	dir := t.TempDir()
+	s, release, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if err := os.Mkdir(filepath.Join(dir, rootsDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"timestamp.json", "timestamp.json.tmp", "roots/2.root", "roots/2.root.tmp"} {
+		if err := unix.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Load("timestamp"); err == nil {
+		t.Error("loaded a pipe")
+	}
+	if _, err := s.LoadRoot(2); err == nil {
+		t.Error("loaded a pipe as a root")
+	}
+	large := bytes.Repeat([]byte("x"), 1<<20) // more than a pipe takes
+	if err := errors.Join(s.Save("timestamp", large), s.SaveRoot(2, large)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Load("timestamp"); err != nil || !bytes.Equal(got, large) {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
 

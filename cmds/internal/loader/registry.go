@@ -214,7 +214,15 @@ func (m *Machine) cacheDir(ctx context.Context, name string) string {
 		return ""
 	}
 	dir := filepath.Join(m.cacheRoot, name)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		// A link would lead out of the volume.
+		var st os.FileInfo
+		if st, err = os.Lstat(dir); err == nil && !st.IsDir() {
+			err = fmt.Errorf("cache: %s is no folder", dir)
+		}
+	}
+	if err != nil {
 		m.o.Console.Warn(err)
 		return ""
 	}

@@ -1,0 +1,40 @@
+package loader
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/console"
+)
+
+// TestCacheLinks has links where a cache volume's folders would be: nothing is written where they lead.
+func TestCacheLinks(t *testing.T) {
+	cache, elsewhere := t.TempDir(), t.TempDir()
+	for _, name := range []string{"blobs", "tuf"} {
+		if err := os.Symlink(elsewhere, filepath.Join(cache, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	m, err := New(Options{Site: new(config.Site), Console: console.New(console.Options{Out: &out}), Cache: cache})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if c := m.downloads(t.Context()); c != nil {
+		t.Error("downloads are kept where a link leads")
+	}
+	if err := m.metadata(t.Context()).Save("root", []byte("x")); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
+		t.Errorf("behind the link: %v, %v", left, err)
+	}
+	if !strings.Contains(out.String(), "warning") {
+		t.Errorf("no warning:\n%s", &out)
+	}
+}
