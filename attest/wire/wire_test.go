@@ -177,30 +177,6 @@ func TestUnmarshalRefuses(t *testing.T) {
 	}
 }
 
-func TestChecks(t *testing.T) {
-	all := examples(t)
-	for name, m := range map[string]Message{
-		"secrets in a renewal": &Release{Version: 1, Decision: "d", Phase: PhaseRenew, Box: fill(3, 1), AgentCertificate: []byte("C"),
-			AgentPCRs: []int{0}, AgentBank: "sha256", AgentApproval: fill(3, 1)},
-		"certificate in clear in a boot": func() Message {
-			r := *all["release-boot"].(*Release)
-			r.AgentCertificate = []byte("C")
-			return &r
-		}(),
-		"resettable PCR":  &Challenge{Version: 1, Cookie: fill(9, 1), Nonce: fill(32, 1), Bank: "sha256", PCRs: []int{0, 16}},
-		"PCR twice":       &Challenge{Version: 1, Cookie: fill(9, 1), Nonce: fill(32, 1), Bank: "sha256", PCRs: []int{0, 0}},
-		"no PCRs":         &Challenge{Version: 1, Cookie: fill(9, 1), Nonce: fill(32, 1), Bank: "sha256"},
-		"seal key short":  &Secrets{Version: 1, SealKey: fill(16, 1), AgentCertificate: []byte("C"), SiteCA: []byte("C")},
-		"name with slash": &Secrets{Version: 1, SealKey: fill(32, 1), AgentCertificate: []byte("C"), SiteCA: []byte("C"), Extra: map[string][]byte{"../init": {1}}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := Marshal(m); !errors.Is(err, ErrMalformed) {
-				t.Errorf("Marshal() = %v, want ErrMalformed", err)
-			}
-		})
-	}
-}
-
 func TestSigned(t *testing.T) {
 	key, binding := newKey(t), [32]byte{1}
 	hello := &Hello{Version: 1, Nonce: fill(32, 1), Time: 1}
