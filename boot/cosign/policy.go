@@ -75,6 +75,16 @@ func (s *search) note(err error) {
 	}
 }
 
+// first returns those of a list that are looked at.
+func first(s *search, list []ocispec.Descriptor) []ocispec.Descriptor {
+	if len(list) <= maxTried {
+		return list
+	}
+	// Told first: the failures of the others may be many.
+	s.failures = append([]error{fmt.Errorf("only the first %d of %d signatures were looked at", maxTried, len(list))}, s.failures...)
+	return list[:maxTried]
+}
+
 // classic looks at the layers of the manifest with the signatures' tag.
 func (s *search) classic(ctx context.Context) error {
 	tag := "sha256-" + s.image.Digest.Encoded() + ".sig"
@@ -89,7 +99,7 @@ func (s *search) classic(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("signatures %s: %w", tag, err)
 	}
-	for _, l := range m.Layers[:min(maxTried, len(m.Layers))] {
+	for _, l := range first(s, m.Layers) {
 		sig := l.Annotations[SignatureAnnotation]
 		if l.MediaType != SimpleSigningType || sig == "" {
 			continue
@@ -118,7 +128,7 @@ func (s *search) bundles(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing signatures: %w", err)
 	}
-	for _, r := range refs[:min(maxTried, len(refs))] {
+	for _, r := range first(s, refs) {
 		keys, err := s.bundle(ctx, r)
 		if err != nil {
 			s.note(fmt.Errorf("bundle %s: %w", r.Digest, err))

@@ -124,12 +124,15 @@ func checkStatement(payload []byte, image digest.Digest) error {
 	if st.Type != statementType && st.Type != statementOld || st.PredicateType != PredicateType {
 		return fmt.Errorf("%w: the statement is a %q with a %q", ErrSignature, st.Type, st.PredicateType)
 	}
+	about := "nothing"
 	for _, s := range st.Subject {
-		if s.Digest[string(image.Algorithm())] == image.Encoded() {
+		hash := s.Digest[string(image.Algorithm())]
+		if hash == image.Encoded() {
 			return nil
 		}
+		about = fmt.Sprintf("%s:%.64s", image.Algorithm(), hash)
 	}
-	return fmt.Errorf("%w: the statement is about something else", ErrSignature)
+	return fmt.Errorf("%w: the statement is about %s", ErrSignature, about)
 }
 
 func signer(message, sig []byte, keys []Key) (Key, error) {

@@ -164,6 +164,8 @@ func TestPolicy(t *testing.T) {
 		{"a stranger first", []string{"other", "rsa"}, nil, all, 1, 1},
 		{"an attestation is no signature", nil, []string{"attestation", "otherimage"}, all, 1, 0},
 		{"more than there are keys", all, all, all, 4, 0},
+		{"the same key listed twice", all, all, []string{"ecdsa", "ecdsa"}, 2, 0},
+		{"the same key listed twice, and another", []string{"ecdsa", "rsa"}, nil, []string{"ecdsa", "ecdsa", "rsa"}, 2, 2},
 		{"no keys", all, all, nil, 0, 0},
 	}
 	for _, tt := range tests {
