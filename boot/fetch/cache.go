@@ -42,6 +42,8 @@ const maxFiles = 4096
 //	sha256-HEX.part   its first bytes
 //	sha256-HEX.marks  lines "OFFSET SHA256-OF-THE-BYTES-BEFORE-IT"
 //
+// or the same with sha512.
+//
 // A mark is written after the bytes before it were synced. A partial is
 // hashed again when it is used, and trusted up to the last mark that agrees:
 // that finds what a power cut left unwritten. What somebody changed on purpose is
@@ -73,7 +75,7 @@ func (c *Cache) Close() error {
 	return c.dir.Close()
 }
 
-func cacheName(b Blob) string { return "sha256-" + b.Digest.Encoded() }
+func cacheName(b Blob) string { return b.Digest.Algorithm().String() + "-" + b.Digest.Encoded() }
 
 // load fills p with what the cache has of it. Only ctx makes it fail.
 func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
@@ -136,7 +138,7 @@ func (c *Cache) marks(name string) ([]mark, error) {
 		offset, sum, _ := strings.Cut(s.Text(), " ")
 		n, err := strconv.ParseInt(offset, 10, 64)
 		raw, err2 := hex.DecodeString(sum)
-		if err != nil || err2 != nil || n <= 0 || len(raw) != sha256.Size {
+		if err != nil || err2 != nil || n <= 0 || len(raw) < sha256.Size {
 			break
 		}
 		for len(marks) > 0 && marks[len(marks)-1].offset >= n {
@@ -170,7 +172,7 @@ func (c *Cache) replay(ctx context.Context, p *partial, name string, marks []mar
 	if marks == nil {
 		marks = []mark{{offset: p.blob.Size}}
 	}
-	h, buf := sha256.New(), make([]byte, bufSize)
+	h, buf := p.blob.hash(), make([]byte, bufSize)
 	var pos int64
 	for _, m := range marks {
 		for pos < m.offset && m.offset <= p.blob.Size && ctx.Err() == nil {
@@ -354,7 +356,7 @@ func (c *Cache) oldest() (string, error) {
 	for _, e := range entries {
 		base, _, _ := strings.Cut(e.Name(), ".")
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || !strings.HasPrefix(base, "sha256-") || c.busy[base] {
+		if err != nil || !info.Mode().IsRegular() || !strings.HasPrefix(base, "sha") || c.busy[base] {
 			continue
 		}
 		if t := info.ModTime().UnixNano(); name == "" || t < when {

@@ -3,7 +3,7 @@
 //
 // It exists because no registry client resumes a download. It promises:
 //
-//   - a returned file is complete and its SHA-256 was checked over the very
+//   - a returned file is complete and its digest was checked over the very
 //     bytes it holds, so a truncated or altered transfer is never a success;
 //   - what arrived is kept: a cut connection, a restarted server, a dead
 //     mirror and (with a [Cache]) a power cut cost the bytes in flight only;

@@ -2,8 +2,11 @@ package fetch
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"fmt"
+	"hash"
 	"os"
 	"sync"
 	"time"
@@ -13,16 +16,27 @@ import (
 
 // Blob names content: nothing else about it needs to be trusted.
 type Blob struct {
-	Digest digest.Digest // sha256 only
+	Digest digest.Digest // sha256 or sha512
 	Size   int64         // bytes
 }
 
 func (b Blob) check() error {
-	if b.Digest.Algorithm() != digest.SHA256 || b.Digest.Validate() != nil {
-		return fmt.Errorf("blob %q: %w: only sha256 digests are supported", b.Digest, ErrUnsupported)
+	if b.Digest.Validate() != nil || b.hash() == nil {
+		return fmt.Errorf("blob %q: %w: only sha256 and sha512 digests are supported", b.Digest, ErrUnsupported)
 	}
 	if b.Size < 0 {
 		return fmt.Errorf("blob %s: %w: negative size %d", b.Digest, ErrUnsupported, b.Size)
+	}
+	return nil
+}
+
+// hash is what computes the blob's digest.
+func (b Blob) hash() hash.Hash {
+	switch b.Digest.Algorithm() {
+	case digest.SHA256:
+		return sha256.New()
+	case digest.SHA512:
+		return sha512.New()
 	}
 	return nil
 }

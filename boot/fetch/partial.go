@@ -3,7 +3,6 @@ package fetch
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -65,7 +64,7 @@ func newPartial(b Blob) (*partial, error) {
 // to be overwritten.
 func (p *partial) reset() {
 	p.plan = newPlan(0, p.blob.Size)
-	p.hash = sha256.New()
+	p.hash = p.blob.hash()
 	p.hashed = 0
 	p.fresh = make(chan chunk, queued)
 	p.senders = nil

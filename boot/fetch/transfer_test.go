@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/sealboot/sealboot/boot/fetch"
 	fp "github.com/sealboot/sealboot/boot/fetch/faultproxy"
 )
@@ -226,6 +227,12 @@ func TestFile(t *testing.T) {
 // one proxy, and may be switched off after a while.
 func boot(t *testing.T, way, dir string, want []byte, limit time.Duration, pick func(*http.Request, int) fp.Fault) (sent int64, err error) {
 	t.Helper()
+	return bootFor(t, way, dir, blobOf(want), want, limit, pick)
+}
+
+// bootFor is boot for a blob under another digest.
+func bootFor(t *testing.T, way, dir string, b fetch.Blob, want []byte, limit time.Duration, pick func(*http.Request, int) fp.Fault) (sent int64, err error) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		cache, cerr := fetch.OpenCache(dir)
 		if cerr != nil {
@@ -236,7 +243,7 @@ func boot(t *testing.T, way, dir string, want []byte, limit time.Duration, pick 
 		f := setup(t, fetch.Options{Cache: cache, Streams: 1, Warn: func(err error) { t.Log(err) }}, p)
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		got, ferr := ways[way](ctx, t, f, blobOf(want))
+		got, ferr := ways[way](ctx, t, f, b)
 		if ferr == nil && !bytes.Equal(got, want) {
 			t.Error("success with wrong content")
 		}
@@ -293,6 +300,29 @@ func testCache(t *testing.T, way string) {
 				t.Errorf("boot after the complete file was changed: %d bytes; %v", fourth, err)
 			}
 		})
+	}
+}
+
+// TestSHA512 resumes a blob that is known by another digest, from the cache's marks.
+func TestSHA512(t *testing.T) {
+	const size = 24 * mib
+	want := content(size)
+	long := fetch.Blob{Digest: digest.SHA512.FromBytes(want), Size: size}
+	slow := fp.Always(fp.Throttle(mib, time.Second))
+	dir := t.TempDir()
+	if first, err := bootFor(t, "blob", dir, long, want, 21*time.Second, slow); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("first boot: %d bytes, %v", first, err)
+	}
+	if second, err := bootFor(t, "blob", dir, long, want, time.Hour, slow); err != nil || second > 5*mib {
+		t.Errorf("second boot: %d bytes, %v", second, err)
+	}
+	zero(t, filepath.Join(dir, "sha512-"+long.Digest.Encoded()), size/2, 1)
+	if third, err := bootFor(t, "blob", dir, long, want, time.Hour, slow); err != nil || third != size {
+		t.Errorf("boot after the complete file was changed: %d bytes, %v", third, err)
+	}
+	unknown := fetch.Blob{Digest: digest.SHA384.FromBytes(want), Size: size}
+	if _, err := bootFor(t, "blob", dir, unknown, want, time.Hour, slow); !errors.Is(err, fetch.ErrUnsupported) {
+		t.Errorf("an unknown digest: %v", err)
 	}
 }
 

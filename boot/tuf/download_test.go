@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"io"
 	"net/http"
@@ -168,8 +169,16 @@ func TestFetchedFromMirrors(t *testing.T) {
 	wanted.SHA512 = make([]byte, 64)
 	_, err = f.Target(t.Context(), "os/x y", wanted)
 	want(t, err, tuf.ErrMismatch)
-	if _, err = f.Target(t.Context(), "x", tuf.Want{SHA512: make([]byte, 64)}); err == nil {
-		t.Fatal("a target without SHA-256")
+	long := sha512.Sum512(data)
+	only := tuf.Want{Size: wanted.Size, SHA512: long[:]}
+	file, err = f.Target(t.Context(), "os/x y", only)
+	want(t, err, nil)
+	defer file.Close()
+	want(t, only.Check(file), nil)
+	for _, w := range []tuf.Want{{Size: wanted.Size, SHA512: make([]byte, 64)}, {Size: wanted.Size}} {
+		if _, err = f.Target(t.Context(), "os/x y", w); err == nil {
+			t.Fatalf("bytes that are not %v", w)
+		}
 	}
 }
 

@@ -49,13 +49,12 @@ func (f *Fetched) path(d digest.Digest) string {
 	return f.paths[d]
 }
 
-// Target implements [Targets]. The target needs a SHA-256, which boot/fetch
-// knows files by.
+// Target implements [Targets].
 func (f *Fetched) Target(ctx context.Context, path string, want Want) (*os.File, error) {
-	if want.SHA256 == nil {
-		return nil, errors.New("it has no SHA-256: publish it with one")
-	}
 	d := digest.NewDigestFromBytes(digest.SHA256, want.SHA256)
+	if want.SHA256 == nil {
+		d = digest.NewDigestFromBytes(digest.SHA512, want.SHA512)
+	}
 	f.mu.Lock()
 	f.paths[d] = path
 	f.mu.Unlock()
@@ -63,7 +62,7 @@ func (f *Fetched) Target(ctx context.Context, path string, want Want) (*os.File,
 	if errors.Is(err, fetch.ErrDigest) {
 		err = fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
-	if err != nil || want.SHA512 == nil {
+	if err != nil || want.SHA256 == nil || want.SHA512 == nil {
 		return file, err
 	}
 	if err := want.Check(io.NewSectionReader(file, 0, want.Size)); err != nil {
