@@ -269,6 +269,9 @@ func refused(fragment, final []byte) []string {
 // caller's environment says (an outer make's flags, a locale) must not matter.
 func (c *Config) run(ctx context.Context, dir, name string, arg ...string) error {
 	cmd := exec.CommandContext(ctx, name, arg...)
+	// Make ends its compilers before itself.
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
 	cmd.Dir = dir
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LC_ALL=C", "ARCH=" + c.Arch,

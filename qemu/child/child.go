@@ -3,11 +3,14 @@
 package child
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"runtime"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a running child, the leader of a process group of its own.
@@ -32,13 +35,39 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 			return
 		}
 		started <- nil
-		p.err = cmd.Wait()
-		close(p.done)
+		p.reap()
 	}()
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// reap waits for the process, and ends what is left of its group: until the leader
+// is waited for, its number is nobody else's.
+func (p *Process) reap() {
+	pid := p.cmd.Process.Pid
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	_ = syscall.Kill(-pid, syscall.SIGKILL)
+	p.err = p.cmd.Wait()
+	close(p.done)
+}
+
+// Run runs cmd to its end. When ctx ends first, cmd is asked to end too, and is
+// killed when it has not within grace.
+func Run(ctx context.Context, cmd *exec.Cmd, grace time.Duration) error {
+	p, err := Start(cmd)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		p.Stop(grace)
+		return context.Cause(ctx)
+	}
 }
 
 // Done is closed when the process has ended and was waited for.
