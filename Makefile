@@ -36,11 +36,15 @@ deps: ## Install the Debian packages that are missing (as root)
 	[ "$$(id -u)" = 0 ] || { echo "this needs root: run \"make deps\" as root once"; exit 1; }; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing
 
+# The first time this compiles for a minute or more, and shows every 50th package.
 build: deps ## Build the operator's tool and the server into build/bin
-	CGO_ENABLED=0 go build -trimpath -o build/bin/ ./cmds/sealboot ./cmds/attestd ./cmds/attest
+	@echo "building sealboot, attestd and attest"
+	@{ CGO_ENABLED=0 go build -v -trimpath -o build/bin/ ./cmds/sealboot ./cmds/attestd ./cmds/attest 2>&1 || echo "FAILED to build"; } | \
+	awk '/^go: downloading/ { next } / / { print; bad = bad || /^FAILED/; fflush(); next } \
+	  ++n % 50 == 0 { print "  " n " packages compiled, " $$0; fflush() } END { exit bad }'
 
-run: deps ## Boot a measured OS and unlock its site (SOURCE=tuf; TAMPER=... must fail)
-	go run ./cmds/sealboot lab run --dir $(LAB) --from $(SOURCE) $(if $(TAMPER),--tamper $(TAMPER))
+run: build ## Boot a measured OS and unlock its site (SOURCE=tuf; TAMPER=... must fail)
+	@build/bin/sealboot lab run --dir $(LAB) --from $(SOURCE) $(if $(TAMPER),--tamper $(TAMPER))
 
 lint: ## Format, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; exit 1; fi

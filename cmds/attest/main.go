@@ -163,7 +163,7 @@ func runAgent(ctx context.Context, o options, out io.Writer) error {
 	a := &agent.Agent{
 		Handover: h,
 		Key:      &agent.TPMKey{TPM: t, Handover: h, Version: version},
-		Log:      slog.New(slog.NewTextHandler(out, nil)),
+		Log:      slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: untimed})),
 		Healthy: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, o.healthTimeout)
 			defer cancel()
@@ -174,6 +174,14 @@ func runAgent(ctx context.Context, o options, out io.Writer) error {
 		return a.Once(ctx)
 	}
 	return a.Run(ctx)
+}
+
+// untimed leaves the time to the journal where that keeps the log.
+func untimed(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey && os.Getenv("JOURNAL_STREAM") != "" {
+		return slog.Attr{}
+	}
+	return a
 }
 
 func status(_ context.Context, o options, out io.Writer) error {

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -54,12 +57,12 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 			}
 			l, err := lab.Run(cmd.Context(), o)
 			if err != nil {
-				return explain(err, o.Tamper)
+				return explain(err, o)
 			}
 			defer l.Close()
 			if term.IsTerminal(int(os.Stdout.Fd())) {
-				fmt.Fprintf(o.Out, "\nThe site's status page is %s until you press Ctrl-C.\n", l.StatusPage())
-				<-cmd.Context().Done()
+				fmt.Fprintf(o.Out, "\nThe site's status page is %s until you press Enter.\n", l.StatusPage())
+				waitForEnter(cmd.Context(), cmd.InOrStdin())
 			}
 			return nil
 		},
@@ -75,14 +78,39 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 	return cmd
 }
 
-// explain says of a tampered run whether it failed as it must. It is an error in any case.
-func explain(err error, t lab.Tamper) error {
+// waitForEnter returns when a line was typed, or when ctx ends. It is for a
+// terminal: the reading goroutine ends with the program.
+func waitForEnter(ctx context.Context, in io.Reader) {
+	typed := make(chan struct{})
+	go func() {
+		if _, err := bufio.NewReader(in).ReadString('\n'); err == nil {
+			close(typed)
+		}
+	}()
+	select {
+	case <-typed:
+	case <-ctx.Done():
+	}
+}
+
+// explain says where more is to be read, and of a tampered run whether it failed
+// as it must. It is an error in any case.
+func explain(err error, o lab.Options) error {
+	var stage *lab.StageError
+	if errors.Is(err, context.Canceled) && errors.As(err, &stage) {
+		return fmt.Errorf("interrupted in stage %q; nothing of the run is left running", stage.Stage)
+	}
+	var refused *lab.RefusedError
+	if !errors.As(err, &refused) { // which names the console
+		err = fmt.Errorf("%w\nConsoles and logs of the run are in %s", err, o.Dir)
+	}
+	t := o.Tamper
 	if t == "" {
 		return err
 	}
 	if lab.RefusedAsItMust(err, t) {
 		return fmt.Errorf("%w\nThis is the refusal that tampering with %q must end in", err, t)
 	}
-	stage, reason := t.Refusal()
-	return errors.Join(err, fmt.Errorf("tampering with %q had to end in stage %s for the reason %q", t, stage, reason))
+	where, reason := t.Refusal()
+	return errors.Join(err, fmt.Errorf("tampering with %q had to end in stage %s for the reason %q", t, where, reason))
 }

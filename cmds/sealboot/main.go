@@ -23,8 +23,9 @@ func main() {
 
 // Exit codes.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as a shell has it
 )
 
 // run executes the command line and returns the exit code. Who called a command
@@ -37,6 +38,9 @@ func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintln(stderr, "sealboot:", strings.TrimRight(err.Error(), "\n"))
+	if ctx.Err() != nil {
+		return exitInterrupted
+	}
 	if started {
 		return exitFailed
 	}

@@ -32,6 +32,7 @@ type ConsoleEvent struct {
 	Since float64 `json:"since"`
 	Text  string  `json:"text"`
 	Next  string  `json:"next"`
+	What  string  `json:"what"`
 	Done  int64   `json:"done"`
 	Took  float64 `json:"took"`
 }
@@ -79,7 +80,7 @@ func (l *Lab) Machine() qemu.Config {
 // Boot switches a machine on and waits until it is off again.
 func (l *Lab) Boot(ctx context.Context, c qemu.Config) (*Boot, error) {
 	if c.Console == nil {
-		c.Console = &plain{to: l.o.Out}
+		c.Console = l.stages.plain()
 	}
 	began := time.Now()
 	vm, err := qemu.Start(ctx, c)
@@ -94,6 +95,9 @@ func (l *Lab) Boot(ctx context.Context, c qemu.Config) (*Boot, error) {
 	vm.Stop() // which closes the channel
 	reader.Wait()
 	b.Console, b.Took, b.Exit = vm.Output(), time.Since(began), exit
+	if ctx.Err() != nil {
+		return &b, context.Cause(ctx)
+	}
 	if err != nil {
 		return &b, err
 	}
@@ -158,25 +162,11 @@ func (l *Lab) bootOnce(ctx context.Context, n int) error {
 	return nil
 }
 
-// plain passes a console on without the sequences with which firmware paints.
-type plain struct {
-	to   io.Writer
-	line []byte
-}
-
-var escapes = regexp.MustCompile(`\x1b(\[[0-9;?=]*[A-Za-z]|[=>78])|\r`)
-
-func (p *plain) Write(b []byte) (int, error) {
-	for _, c := range b {
-		p.line = append(p.line, c)
-		if c != '\n' && len(p.line) < 4096 {
-			continue
+// plain passes a console on by lines, without the sequences with which firmware paints.
+func (s *stages) plain() io.Writer {
+	return &lines{to: func(line string) {
+		if line = strings.TrimRight(qemu.Plain(line), " "); line != "" {
+			fmt.Fprintf(s, "           | %s\n", line)
 		}
-		text := escapes.ReplaceAll(p.line, nil)
-		if len(strings.TrimSpace(string(text))) > 0 {
-			fmt.Fprintf(p.to, "           | %s", text)
-		}
-		p.line = p.line[:0]
-	}
-	return len(b), nil
+	}}
 }

@@ -12,11 +12,14 @@ package lab
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/qemu"
 )
@@ -62,6 +65,7 @@ func BootSources() []BootSource {
 // Lab is a site and its machine. It is made by Prepare, and Close ends all that it runs.
 type Lab struct {
 	o      Options
+	own    *os.File // held as long as the directory is ours
 	stages *stages
 
 	bin      string // directory of the built commands
@@ -108,10 +112,11 @@ func Prepare(ctx context.Context, o Options) (_ *Lab, err error) {
 			return nil, err
 		}
 	}
-	if err := clean(o.Dir); err != nil {
+	own, err := claim(o.Dir)
+	if err != nil {
 		return nil, err
 	}
-	l := &Lab{o: o, stages: &stages{out: o.Out, start: time.Now()}}
+	l := &Lab{o: o, own: own, stages: newStages(o.Out)}
 	l.bin, l.site, l.loader, l.siteJSON = l.path("bin"), l.path("site"), l.path("loader"), l.path("site.json")
 	l.tpm = qemu.TPMOptions{CA: l.path("tpm-ca"), Banks: o.Banks}
 	defer func() {
@@ -140,22 +145,39 @@ func Prepare(ctx context.Context, o Options) (_ *Lab, err error) {
 	return l, nil
 }
 
-// clean makes dir an empty directory. It refuses to empty one that no lab has made.
-func clean(dir string) error {
-	mark := filepath.Join(dir, ".sealboot-lab")
+// claim makes dir an empty directory that is ours until the returned file is
+// closed. It refuses to empty one that no lab has made or that another one uses.
+func claim(dir string) (*os.File, error) {
+	const mark = ".sealboot-lab"
 	entries, err := os.ReadDir(dir)
-	if err == nil && len(entries) > 0 {
-		if _, err := os.Stat(mark); err != nil {
-			return fmt.Errorf("%s is not empty and was not made by a lab: choose another directory", dir)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	_, err = os.Stat(filepath.Join(dir, mark))
+	if err != nil && len(entries) > 0 {
+		return nil, fmt.Errorf("%s is not empty and was not made by a lab: choose another directory", dir)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
-	return os.WriteFile(mark, nil, 0o644)
+	own, err := os.OpenFile(filepath.Join(dir, mark), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(own.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		own.Close()
+		return nil, fmt.Errorf("%s is in use by another run (%w): wait for its end, or choose another directory (make run LAB=DIR)", dir, err)
+	}
+	for _, e := range entries {
+		if e.Name() != mark {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err != nil {
+		own.Close()
+		return nil, err
+	}
+	return own, nil
 }
 
 // Close ends every process and server of the lab. It may be called again.
@@ -171,6 +193,7 @@ func (l *Lab) Close() {
 			s.Stop(5 * time.Second)
 		}
 	}
+	l.own.Close()
 }
 
 // Run does everything: Prepare, the boots, and the table at the end.
@@ -188,8 +211,10 @@ func Run(ctx context.Context, o Options) (*Lab, error) {
 
 // boots switches the machine on as often as was asked for.
 func (l *Lab) boots(ctx context.Context) error {
-	if err := l.stages.run("tampering: "+cmp.Or(string(l.o.Tamper), "none"), func() error { return l.tamper(ctx) }); err != nil {
-		return err
+	if l.o.Tamper != "" {
+		if err := l.stages.run("tampering with "+string(l.o.Tamper), func() error { return l.tamper(ctx) }); err != nil {
+			return err
+		}
 	}
 	for n := 1; n <= l.o.Boots; n++ {
 		err := l.stages.run(fmt.Sprintf("boot %d", n), func() error { return l.bootOnce(ctx, n) })

@@ -141,7 +141,7 @@ func probed(t *testing.T, l *Lab) v1.Image {
 func program(t *testing.T, l *Lab, name string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	_, err := run(t.Context(), l.o.Source, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./qemu/lab/"+name)
+	_, err := l.run(t.Context(), l.o.Source, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./qemu/lab/"+name)
 	if err != nil {
 		t.Fatal(err)
 	}

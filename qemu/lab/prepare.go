@@ -16,6 +16,8 @@ import (
 
 	"github.com/sealboot/sealboot/board"
 	"github.com/sealboot/sealboot/initramfs"
+	"github.com/sealboot/sealboot/measure/atomicfile"
+	"github.com/sealboot/sealboot/measure/fwlog/armor"
 	"github.com/sealboot/sealboot/qemu"
 	"github.com/sealboot/sealboot/qemu/osbuild"
 )
@@ -25,7 +27,7 @@ const cmdline = "console=ttyS0,115200 quiet panic=10 sealboot.demo=poweroff"
 
 // sealboot runs the operator's tool.
 func (l *Lab) sealboot(ctx context.Context, args ...string) (string, error) {
-	out, err := run(ctx, l.o.Source, filepath.Join(l.bin, "sealboot"), args...)
+	out, err := l.run(ctx, l.o.Source, filepath.Join(l.bin, "sealboot"), args...)
 	if err != nil {
 		return "", fmt.Errorf("sealboot %s: %w", strings.Join(args[:min(2, len(args))], " "), err)
 	}
@@ -33,7 +35,7 @@ func (l *Lab) sealboot(ctx context.Context, args ...string) (string, error) {
 }
 
 func (l *Lab) buildTools(ctx context.Context) error {
-	_, err := run(ctx, l.o.Source, "go", "build", "-trimpath", "-o", l.bin+"/", "./cmds/sealboot", "./cmds/attestd")
+	_, err := l.run(ctx, l.o.Source, "env", "CGO_ENABLED=0", "go", "build", "-v", "-trimpath", "-o", l.bin+"/", "./cmds/sealboot", "./cmds/attestd")
 	return err
 }
 
@@ -118,6 +120,7 @@ func (l *Lab) makeImage(ctx context.Context) error {
 	image, err := osbuild.Build(ctx, osbuild.Options{
 		Source: l.o.Source,
 		Step:   func(s string) { l.stages.note("%s", s) },
+		Log:    &lines{to: l.stages.hear},
 	})
 	if err != nil {
 		return err
@@ -134,7 +137,7 @@ func (l *Lab) imageRef(host string) string {
 
 // push copies a layout to the registry with an ordinary tool.
 func (l *Lab) push(ctx context.Context, layout string) error {
-	_, err := run(ctx, l.o.Dir, "skopeo", "copy", "--quiet", "--dest-tls-verify=false",
+	_, err := l.run(ctx, l.o.Dir, "skopeo", "copy", "--quiet", "--dest-tls-verify=false",
 		"oci:"+layout+":latest", "docker://"+l.imageRef("127.0.0.1"))
 	return err
 }
@@ -148,9 +151,17 @@ func (l *Lab) buildLoader(ctx context.Context) error {
 }
 
 func (l *Lab) buildLoaderTo(ctx context.Context, site, dir string) error {
-	out, err := l.sealboot(ctx, "build", "loader", "--source", l.o.Source, "--site", site, "-o", dir)
+	tell := func(line string) {
+		if strings.HasPrefix(line, "building ") {
+			l.stages.note("%s", line)
+			return
+		}
+		l.stages.hear(line)
+	}
+	out, err := l.runTelling(ctx, tell, l.o.Source, filepath.Join(l.bin, "sealboot"),
+		"build", "loader", "--verbose", "--source", l.o.Source, "--site", site, "-o", dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("sealboot build loader: %w", err)
 	}
 	for line := range strings.Lines(out) {
 		l.stages.note("%s", strings.TrimSpace(line))
@@ -196,7 +207,7 @@ func (l *Lab) buildRecorder(ctx context.Context) error {
 // modelKey names a machine model: QEMU, its firmware, the shape of the machine, and the recorder.
 func (l *Lab) modelKey(ctx context.Context) (string, error) {
 	h := sha256.New()
-	version, err := run(ctx, "/", "qemu-system-x86_64", "--version")
+	version, err := l.run(ctx, "/", "qemu-system-x86_64", "--version")
 	if err != nil {
 		return "", err
 	}
@@ -228,18 +239,13 @@ func (l *Lab) bootRecorder(ctx context.Context, log string) error {
 	if _, err := vm.Wait(ctx, 20*time.Second); err != nil {
 		return err
 	}
-	if !strings.Contains(vm.Output(), "END TCG EVENT LOG") {
-		return errors.New("the reference machine printed no event log; its console is in " + l.path("recorder", "vm", "console.log"))
+	if _, err := armor.Find([]byte(vm.Output())); err != nil {
+		return fmt.Errorf("the reference machine: %w; its console is in %s", err, l.path("recorder", "vm", "console.log"))
 	}
 	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
 		return err
 	}
-	// Under another name first: half a log must not be found by the next run.
-	temporary := log + ".new"
-	if err := os.WriteFile(temporary, []byte(vm.Output()), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temporary, log)
+	return atomicfile.Write(log, []byte(vm.Output()), 0o644) // the next run must not find half of it
 }
 
 // dataSerial is how the operating system finds the data disk.

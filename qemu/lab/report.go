@@ -1,17 +1,22 @@
 package lab
 
 import (
+	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sealboot/sealboot/attest/policy"
+	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/board"
-	"github.com/sealboot/sealboot/measure/event"
 )
 
 // facts are what a run learns about itself.
@@ -24,57 +29,145 @@ type facts struct {
 
 // summary prints what was predicted and what was found.
 func (l *Lab) summary() {
-	var rows [][]string
+	out := l.o.Out
+	rows, total := [][]string(nil), time.Duration(0)
 	for _, s := range l.stages.done {
-		rows = append(rows, []string{s.Name, fmt.Sprintf("%.1f s", s.Took.Seconds())})
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%6.1f s", s.Took.Seconds())})
+		total += s.Took
 	}
-	table(l.o.Out, "Stages", rows)
-	for n, b := range l.facts.boots {
-		table(l.o.Out, fmt.Sprintf("Loader, boot %d (the machine was on for %.1f s)", n+1, b.Took.Seconds()), b.stageRows())
-	}
-	table(l.o.Out, "PCR 12", l.pcrRows())
-	table(l.o.Out, "Sizes", l.sizeRows())
-	rows = nil
-	if n := len(l.facts.boots); n > 0 {
-		for _, line := range l.facts.boots[n-1].Demo() {
-			rows = append(rows, []string{line})
-		}
-	}
-	table(l.o.Out, "The operating system said in the last boot", rows)
-	table(l.o.Out, "Kept for you", [][]string{
+	table(out, "Stages", append(rows, []string{"together", fmt.Sprintf("%6.1f s", total.Seconds())}))
+	l.printLoader()
+	l.printPCRs()
+	table(out, "Result", l.resultRows())
+	table(out, "Sizes", l.sizeRows())
+	table(out, "Kept", [][]string{
 		{"consoles", l.path("vm", "console.log")},
-		{"evidence", l.path("evidence")},
+		{"evidence", l.path("evidence") + ", for other tools in " + l.path("verify")},
 		{"site", l.site},
 	})
 }
 
-// stageRows are the loader's stages, with their times and with what each said last.
-func (b *Boot) stageRows() [][]string {
-	var rows [][]string
-	said := ""
+// printLoader prints what the loader did, stage by stage, a column for each boot.
+func (l *Lab) printLoader() {
+	rows := [][]string{{""}}
+	index := make(map[string]int)
+	for n, b := range l.facts.boots {
+		rows[0] = append(rows[0], fmt.Sprintf("   boot %d", n+1))
+		for _, c := range b.cost() {
+			i, ok := index[c.name]
+			if !ok {
+				i = len(rows)
+				index[c.name], rows = i, append(rows, []string{c.name})
+			}
+			for len(rows[i]) <= n { // it did not happen in an earlier boot
+				rows[i] = append(rows[i], "")
+			}
+			rows[i] = append(rows[i], fmt.Sprintf("%9s", c.value))
+		}
+	}
+	table(l.o.Out, "Loader", rows)
+}
+
+// cost is one thing that a boot took.
+type cost struct{ name, value string }
+
+// cost is what the loader took, and how long the machine was on.
+func (b *Boot) cost() []cost {
+	var names []string
+	took := make(map[string]float64)
 	for _, e := range b.Events {
-		switch e.Event {
-		case "info":
-			said = e.Text
-		case "done":
-			rows = append(rows, []string{e.Stage, fmt.Sprintf("%.1f s", e.Took), said})
-			said = ""
+		if e.Event != "done" {
+			continue
+		}
+		if !slices.Contains(names, e.Stage) {
+			names = append(names, e.Stage)
+		}
+		took[e.Stage] += e.Took
+	}
+	var all []cost
+	for _, name := range names {
+		all = append(all, cost{name, fmt.Sprintf("%.1f s", took[name])})
+	}
+	all = append(all, cost{"fetched", mib(b.Fetched())})
+	if load := b.Load(); load != nil {
+		all = append(all, cost{"peak memory", mib(load.Peak)})
+	}
+	return append(all, cost{"machine on", fmt.Sprintf("%.1f s", b.Took.Seconds())})
+}
+
+// Fetched is how many bytes of images arrived, in all stages together.
+func (b *Boot) Fetched() int64 {
+	var sum, last int64
+	for _, e := range b.Events {
+		if e.Event != "progress" || e.What != "fetched" {
+			continue
+		}
+		if e.Done < last { // another source begins
+			sum += last
+		}
+		last = e.Done
+	}
+	return sum + last
+}
+
+// Load is what it took to give the kernel to the kernel.
+type Load struct {
+	Took time.Duration
+	Peak int64 // the most memory in use meanwhile, bytes
+}
+
+var loadedLine = regexp.MustCompile(`^kernel loaded in ([0-9.]+) s, peak memory ([0-9]+) MiB$`)
+
+// Load is what the loader said of it, or nil.
+func (b *Boot) Load() *Load {
+	for _, e := range b.Events {
+		m := loadedLine.FindStringSubmatch(e.Text)
+		if m == nil {
+			continue
+		}
+		took, err1 := time.ParseDuration(m[1] + "s")
+		peak, err2 := strconv.ParseInt(m[2], 10, 43)
+		if err1 == nil && err2 == nil {
+			return &Load{took, peak << 20}
+		}
+	}
+	return nil
+}
+
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+// resultRows are what the site knows of the machine, and what its operating system said.
+func (l *Lab) resultRows() [][]string {
+	var rows [][]string
+	if d, err := l.knownDevice(context.Background()); err == nil {
+		for _, s := range []store.Status{d.Confirmed, d.Attempt} {
+			if s.Phase != "" {
+				rows = append(rows, []string{"verdict", fmt.Sprintf("%s, phase %s: image %s version %d", s.Verdict, s.Phase, s.Image, s.Version)})
+			}
+		}
+	}
+	if n := len(l.facts.boots); n > 0 {
+		for _, line := range l.facts.boots[n-1].Demo() {
+			if name, text, ok := strings.Cut(line, ": "); ok {
+				rows = append(rows, []string{name, text})
+			}
 		}
 	}
 	return rows
 }
 
+// knownDevice is the machine as the site's store has it.
+func (l *Lab) knownDevice(ctx context.Context) (d store.Device, err error) {
+	out, err := l.sealboot(ctx, "device", "show", "--dir", l.site, l.facts.device)
+	if err != nil {
+		return d, err
+	}
+	return d, json.Unmarshal([]byte(out), &d)
+}
+
 // reference is the image's, as it was predicted.
 func (l *Lab) reference() *policy.Image {
-	raw, err := os.ReadFile(l.path("image.json"))
-	if err != nil {
-		return nil
-	}
-	doc, err := policy.Parse(raw)
-	if err != nil {
-		return nil
-	}
-	image, _ := doc.(*policy.Image)
+	image, _ := l.document("image.json").(*policy.Image)
 	return image
 }
 
@@ -84,24 +177,6 @@ func (l *Lab) predicted() string {
 		return image.Attested["sha256"]
 	}
 	return ""
-}
-
-// pcrRows compares the image PCR as predicted with the one that was quoted.
-func (l *Lab) pcrRows() [][]string {
-	image := l.reference()
-	if image == nil {
-		return nil
-	}
-	rows := [][]string{
-		{"predicted, when attested", image.Attested["sha256"]},
-		{"predicted, after the cap", image.Capped["sha256"]},
-	}
-	for _, phase := range []wire.Phase{wire.PhaseBoot, wire.PhaseRenew} {
-		if found := l.quoted(phase, event.PCRImage); found != "" {
-			rows = append(rows, []string{"quoted, phase " + string(phase), found})
-		}
-	}
-	return rows
 }
 
 // quoted is the value of a PCR in the evidence that attestd kept.
@@ -142,12 +217,14 @@ func (l *Lab) sizeRows() [][]string {
 	if err != nil {
 		return nil
 	}
-	kib := func(n int64) string { return fmt.Sprintf("%.0f KiB", float64(n)/1024) }
+	kib := func(n int64) string { return fmt.Sprintf("%5.0f KiB", float64(n)/1024) }
+	total := b.Kernel.Size + b.Initramfs.Size
 	return [][]string{
 		{"kernel", kib(b.Kernel.Size)},
 		{"initramfs", kib(b.Initramfs.Size)},
-		{"together", kib(b.Kernel.Size + b.Initramfs.Size), "of " + kib(board.Budget)},
-		{"UKI", kib(b.UKI.Size), "sha256:" + b.UKI.SHA256},
+		{"together", fmt.Sprintf("%s of %s (%d %%)", kib(total), strings.TrimSpace(kib(board.Budget)), 100*total/board.Budget)},
+		{"UKI", kib(b.UKI.Size)},
+		{"", "sha256:" + b.UKI.SHA256},
 		{"image", strings.TrimSpace(l.facts.image)},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -99,20 +100,57 @@ func startRegistry(ctx context.Context, dir string, port int) (*service, error) 
 		exec.Command("docker-registry", "serve", config))
 }
 
+// stopGrace is how long a tool may take to clean up when a run is interrupted.
+const stopGrace = 20 * time.Second
+
 // run runs a command to its end and returns what it printed; an error carries
 // the end of it.
-func run(ctx context.Context, dir, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+func (l *Lab) run(ctx context.Context, dir, name string, args ...string) (string, error) {
+	return l.runTelling(ctx, l.stages.hear, dir, name, args...)
+}
+
+// runTelling is run, and tells each line of standard error to somebody.
+func (l *Lab) runTelling(ctx context.Context, tell func(line string), dir, name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
-	var out, all bytes.Buffer
+	var out, diag bytes.Buffer
 	cmd.Stdout = &out
-	cmd.Stderr = &all
-	if err := cmd.Run(); err != nil {
-		msg := bytes.TrimSpace(append(all.Bytes(), out.Bytes()...))
+	cmd.Stderr = io.MultiWriter(&diag, &lines{to: tell})
+	if err := child.Run(ctx, cmd, stopGrace); err != nil {
+		msg := bytes.TrimSpace(append(diag.Bytes(), out.Bytes()...))
 		if len(msg) > 2000 {
 			msg = msg[len(msg)-2000:]
 		}
-		return "", fmt.Errorf("%s: %w: %s", filepath.Base(name), err, msg)
+		if ctx.Err() != nil {
+			msg = nil // what a program says when it is stopped explains nothing
+		}
+		return "", fmt.Errorf("%s: %w%s", filepath.Base(name), err, after(": ", msg))
 	}
 	return out.String(), nil
+}
+
+// after puts text behind a separator, if there is text.
+func after(separator string, text []byte) string {
+	if len(text) == 0 {
+		return ""
+	}
+	return separator + string(text)
+}
+
+// lines hands what is written to it on by lines.
+type lines struct {
+	to   func(line string)
+	line []byte
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if c != '\n' && len(l.line) < 4096 {
+			l.line = append(l.line, c)
+			continue
+		}
+		l.to(string(l.line))
+		l.line = l.line[:0]
+	}
+	return len(b), nil
 }

@@ -89,7 +89,7 @@ func (l *Lab) makeMedia(ctx context.Context, dir string) error {
 	if err := os.Truncate(disk, size&^(1<<20-1)); err != nil {
 		return err
 	}
-	if _, err := run(ctx, l.o.Dir, "mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-L", mediaLabel, "-d", dir, disk); err != nil {
+	if _, err := l.run(ctx, l.o.Dir, "mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-L", mediaLabel, "-d", dir, disk); err != nil {
 		return err
 	}
 	l.facts.media = disk

@@ -194,7 +194,7 @@ func TestHostileOS(t *testing.T) {
 func vandalised(t *testing.T, l *Lab) v1.Image {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "vandal")
-	_, err := run(t.Context(), l.o.Source, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./qemu/lab/vandal")
+	_, err := l.run(t.Context(), l.o.Source, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./qemu/lab/vandal")
 	if err != nil {
 		t.Fatal(err)
 	}

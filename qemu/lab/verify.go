@@ -39,7 +39,7 @@ func (l *Lab) checkWithOtherTools(ctx context.Context) error {
 			return err
 		}
 	}
-	out, err := run(ctx, dir, "sh", "./verify.sh")
+	out, err := l.run(ctx, dir, "sh", "./verify.sh")
 	if err != nil {
 		return err
 	}

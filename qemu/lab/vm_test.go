@@ -52,8 +52,7 @@ func prepared(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer shared.Close()
-	shared.o.Out = io.Discard
-	shared.stages.out = io.Discard
+	shared.o.Out, shared.stages = io.Discard, newStages(io.Discard)
 	return m.Run(), nil
 }
 
@@ -75,7 +74,7 @@ func switchOn(t *testing.T, l *Lab, c qemu.Config) *Boot {
 	b, err := l.Boot(t.Context(), c)
 	t.Cleanup(func() {
 		if t.Failed() && b != nil {
-			t.Logf("the console of the machine:\n%s", escapes.ReplaceAllString(b.Console, ""))
+			t.Logf("the console of the machine:\n%s", qemu.Plain(b.Console))
 		}
 	})
 	if err != nil {

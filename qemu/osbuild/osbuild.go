@@ -22,6 +22,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/sealboot/sealboot/qemu/child"
 )
 
 //go:embed files
@@ -186,7 +189,8 @@ func (o *Options) containerfile(ctx context.Context, dir, layout, base string) e
 	if err := o.run(ctx, nil, "buildah", append(global, "push", "--compression-format", "zstd", name, "oci:"+tmp+":latest")...); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, layout); err != nil {
+	// Somebody else may have built the same meanwhile.
+	if err := os.Rename(tmp, layout); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("osbuild: keeping the image: %w", err)
 	}
 	return nil
@@ -253,15 +257,21 @@ func (o *Options) run(ctx context.Context, env []string, name string, arg ...str
 	return o.runIn(ctx, "", env, name, arg...)
 }
 
+// stopGrace is how long a tool may take to unmount what it has mounted.
+const stopGrace = 15 * time.Second
+
 // runIn runs a tool; its last lines are in the error.
 func (o *Options) runIn(ctx context.Context, dir string, env []string, name string, arg ...string) error {
-	cmd := exec.CommandContext(ctx, name, arg...)
+	cmd := exec.Command(name, arg...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
 	var diag bytes.Buffer
 	cmd.Stdout = io.MultiWriter(o.Log, &diag)
 	cmd.Stderr = cmd.Stdout
-	if err := cmd.Run(); err != nil {
+	if err := child.Run(ctx, cmd, stopGrace); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("osbuild: %s: %w", name, err)
+		}
 		text := bytes.TrimSpace(diag.Bytes())
 		if len(text) > 1000 {
 			text = text[len(text)-1000:]
