@@ -87,16 +87,22 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 			answer, err = nil, errors.New("internal error")
 		}
 	}()
-	if !s.limiter.allow(network(r.RemoteAddr), s.Now()) {
+	from := network(r.RemoteAddr)
+	if !s.limiter.allow(from, s.Now()) {
 		s.metrics.limited.Add(1)
 		return nil, refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", errors.New("rate limit"))
 	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != wire.ContentType {
 		return nil, refuse(http.StatusUnsupportedMediaType, wire.CodeMalformed, "", fmt.Errorf("content type %q", wire.Clean(r.Header.Get("Content-Type"))))
 	}
-	in := s.bodies.reader(http.MaxBytesReader(w, r.Body, limit))
-	defer in.release()
+	var in io.Reader = http.MaxBytesReader(w, r.Body, limit)
+	if limit > wire.MaxMessage {
+		charged := s.bodies.reader(in, from)
+		defer charged.release()
+		in = charged
+	}
 	body, err := io.ReadAll(in)
+	s.limiter.spend(from, float64(len(body))/bytesPerToken, s.Now())
 	var tooLarge *http.MaxBytesError
 	if errors.Is(err, errBusy) {
 		s.metrics.busy.Add(1)

@@ -23,6 +23,9 @@ type bucket struct {
 const (
 	maxBuckets = 50_000
 	sweepEvery = time.Minute
+	// bytesPerToken is how much of a message costs as much as its coming: to read 4 MiB of JSON takes the time of
+	// dozens of usual messages.
+	bytesPerToken = 64 << 10
 )
 
 func newLimiter[K comparable](rate, burst float64) *limiter[K] {
@@ -33,6 +36,23 @@ func newLimiter[K comparable](rate, burst float64) *limiter[K] {
 func (l *limiter[K]) allow(key K, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	b := l.bucket(key, now)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// spend takes tokens for what was received already, also those that will only be there later.
+func (l *limiter[K]) spend(key K, tokens float64, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bucket(key, now).tokens -= tokens
+}
+
+// bucket returns the bucket of a key as it is now.
+func (l *limiter[K]) bucket(key K, now time.Time) *bucket {
 	if now.Sub(l.swept) > sweepEvery {
 		l.sweep(now)
 	}
@@ -49,11 +69,7 @@ func (l *limiter[K]) allow(key K, now time.Time) bool {
 		}
 	}
 	b.refill(now, l.rate, l.burst)
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	return b
 }
 
 func (b *bucket) refill(now time.Time, rate, burst float64) {

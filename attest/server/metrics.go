@@ -21,6 +21,7 @@ type metrics struct {
 	acks      atomic.Int64
 	limited   atomic.Int64
 	busy      atomic.Int64
+	crowded   atomic.Int64
 	judging   atomic.Int64 // nanoseconds, total
 	judged    atomic.Int64
 }
@@ -77,6 +78,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	m.decisions.write(&b, "sealboot_decisions_total", "Decisions by phase, verdict and code.")
 	counter(&b, "sealboot_acknowledged_total", "Releases that a device proved to have read.", m.acks.Load())
 	counter(&b, "sealboot_rate_limited_total", "Requests refused because of their source's rate.", m.limited.Load())
+	counter(&b, "sealboot_connections_refused_total", "Connections closed because there were too many.", m.crowded.Load())
 	counter(&b, "sealboot_busy_total", "Evidence refused because too much was being judged.", m.busy.Load())
 	fmt.Fprintf(&b, "# HELP sealboot_appraisal_seconds Time to judge evidence.\n# TYPE sealboot_appraisal_seconds summary\n"+
 		"sealboot_appraisal_seconds_sum %g\nsealboot_appraisal_seconds_count %d\n",

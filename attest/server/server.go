@@ -127,7 +127,7 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 		server *http.Server
 		net.Listener
 	}
-	all := []listener{{newHTTP(s.Devices(), s.Log), tls.NewListener(devices, s.TLS())}}
+	all := []listener{{newHTTP(s.Devices(), s.Log), tls.NewListener(s.limitConns(devices), s.TLS())}}
 	if admin != nil {
 		all = append(all, listener{newHTTP(s.Admin(), s.Log), admin})
 	}
@@ -145,6 +145,10 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 		return fmt.Errorf("attestd: %w", err)
 	}
 	return nil
+}
+
+func (s *Server) limitConns(devices net.Listener) net.Listener {
+	return limitConns(devices, maxConns, maxNetworkConns, func() { s.metrics.crowded.Add(1) })
 }
 
 // tend does the housekeeping until ctx ends or a listener fails.
