@@ -121,26 +121,88 @@ func TestBuildSystemd(t *testing.T) {
 	}
 }
 
+// TestParseRefuses breaks one thing in a good file and wants to be told which.
 func TestParseRefuses(t *testing.T) {
-	edit := func(at int, v uint32) []byte {
-		b := testStub(1024)
-		binary.LittleEndian.PutUint32(b[at:], v)
-		return b
+	const coff, opt, section = 64, 88, 88 + 240
+	put16 := func(at int, v uint16) func([]byte) []byte {
+		return func(b []byte) []byte { binary.LittleEndian.PutUint16(b[at:], v); return b }
+	}
+	put32 := func(at int, v uint32) func([]byte) []byte {
+		return func(b []byte) []byte { binary.LittleEndian.PutUint32(b[at:], v); return b }
+	}
+	again := func(name string, offset uint32) func([]byte) []byte {
+		return func(b []byte) []byte { // another section, with contents at an offset
+			put16(coff+6, 2)(b)
+			second := b[section+sectionSize : section+2*sectionSize]
+			copy(second, b[section:])
+			clear(second[:8])
+			copy(second, name)
+			binary.LittleEndian.PutUint32(second[20:], offset)
+			return b
+		}
+	}
+	for _, c := range []struct {
+		want  string
+		spoil func([]byte) []byte
+	}{
+		{"beyond its 0 bytes", func([]byte) []byte { return nil }},
+		{"no MZ signature", put16(0, 0)},
+		{"PE header at offset 1073741824", put32(60, 1<<30)},
+		{"PE header at offset 0", put32(60, 0)},
+		{"no PE signature", put32(coff, 0)},
+		{"97 sections", put16(coff+6, maxSections+1)},
+		{"optional header of 63 bytes", put16(coff+20, optionalMin-1)},
+		{"optional header of 1025 bytes", put16(coff+20, optionalMax+1)},
+		{"optional header magic", put16(opt, 0x107)},
+		{"the file at 1536", put32(section+16, 1<<31)},
+		{"the file at 1536", put32(section+20, 1537)},
+		{"bytes at offset", func(b []byte) []byte { return b[:section+sectionSize-1] }},
+		{"section name", func(b []byte) []byte { copy(b[section:], ".a\x00b"); return b }},
+		{"overlaps another", again(".data", 1024)},
+		{"overlaps another", again(".data", 600)},
+	} {
+		b := c.spoil(testStub(1024))
+		if _, err := Parse(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error is %v, want %v with %q", err, ErrFormat, c.want)
+		}
 	}
 	var twice bytes.Buffer
 	if err := Build(&twice, testStub(1024), []Content{{".linux", []byte("a")}, {".linux", []byte("b")}}); err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range map[string][]byte{
-		"empty":          {},
-		"not MZ":         make([]byte, 1024),
-		"PE offset":      edit(60, 1<<30),
-		"content beyond": edit(88+240+16, 1<<31),
-		"cut":            testStub(1024)[:200],
-		"two .linux":     twice.Bytes(),
+	if _, err := Parse(bytes.NewReader(twice.Bytes()), int64(twice.Len())); !errors.Is(err, ErrFormat) {
+		t.Errorf("two .linux: %v", err)
+	}
+}
+
+func TestBuildRefuses(t *testing.T) {
+	stub := func(at int, v uint32) []byte {
+		b := testStub(512)
+		binary.LittleEndian.PutUint32(b[at:], v)
+		return b
+	}
+	many := make([]Content, maxSections)
+	for i := range many {
+		many[i] = Content{".x", []byte("x")}
+	}
+	for _, c := range []struct {
+		want string
+		stub []byte
+		add  []Content
+	}{
+		{"alignments 0 and 512", stub(88+32, 0), testContents()},
+		{"alignments 4096 and 0", stub(88+36, 0), testContents()},
+		{"alignments 4096 and 513", stub(88+36, 513), testContents()},
+		{"no room between", stub(88+240+20, 100), testContents()},
+		{"no room for 96 more", testStub(512), many},
+		{"no room for 4 more", stub(88+240+12, 400), testContents()},
+		{`section "" of`, testStub(512), []Content{{"", []byte("x")}}},
+		{`section ".too-long" of`, testStub(512), []Content{{".too-long", []byte("x")}}},
+		{"of 0 bytes", testStub(512), []Content{{".empty", nil}}},
+		{"above 2 GiB", stub(88+240+12, 0x7ffff000), testContents()},
 	} {
-		if _, err := Parse(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) {
-			t.Errorf("%s: %v", name, err)
+		if err := Build(io.Discard, c.stub, c.add); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error is %v, want %v with %q", err, ErrFormat, c.want)
 		}
 	}
 }
@@ -162,9 +224,16 @@ func TestBzImage(t *testing.T) {
 	if want := (BzImage{0x20f, 2047, 1 << 24, "6.1.0-test (builder) #1"}); *got != want {
 		t.Errorf("got %+v, want %+v", *got, want)
 	}
-	b[0x202] = 'h'
-	if _, err := ParseBzImage(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) {
-		t.Errorf("no header: %v", err)
+	for want, spoil := range map[string]func(){
+		"older than 0x206":   func() { le.PutUint16(b[0x206:], 0x205) },
+		"no x86 boot header": func() { b[0x202] = 'h' },
+	} {
+		good := bytes.Clone(b)
+		spoil()
+		if _, err := ParseBzImage(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want %v with %q", err, ErrFormat, want)
+		}
+		copy(b, good)
 	}
 }
 
@@ -206,6 +275,30 @@ func TestZboot(t *testing.T) {
 				t.Errorf("above the limit: %v", err)
 			}
 		})
+	}
+}
+
+func TestZbootRefuses(t *testing.T) {
+	for want, change := range map[string]func([]byte){
+		"no EFI zboot header":       func(b []byte) { b[4] = 'Z' },
+		"no EFI":                    func(b []byte) { b[0] = 'm' },
+		"payload of 7 bytes at 63":  func(b []byte) { b[8] = 63 },
+		"payload of 8 bytes at 64":  func(b []byte) { b[12]++ },
+		"payload of 7 bytes at 200": func(b []byte) { b[8] = 200 },
+	} {
+		b := zbootOf("gzip", []byte("payload"))
+		change(b)
+		if _, err := ParseZboot(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want %v with %q", err, ErrFormat, want)
+		}
+	}
+	b := zbootOf("lz4", []byte("payload"))
+	z, err := ParseZboot(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Unwrap(io.Discard, bytes.NewReader(b), 100); !errors.Is(err, ErrFormat) {
+		t.Errorf("unknown compression: %v, want %v", err, ErrFormat)
 	}
 }
 

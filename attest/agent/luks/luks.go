@@ -211,7 +211,7 @@ func metadata(text []byte, headers int64) (int64, error) {
 func Blank(disk io.ReaderAt, size int64) (bool, error) {
 	const front, back = 16 << 20, 1 << 20
 	if size < front {
-		return false, fmt.Errorf("disk of %d bytes is too small: want at least %d", size, front+back)
+		return false, fmt.Errorf("disk of %d bytes is too small: want at least %d", size, front)
 	}
 	for _, r := range []*io.SectionReader{io.NewSectionReader(disk, 0, front), io.NewSectionReader(disk, size-back, back)} {
 		zero, err := allZero(r)

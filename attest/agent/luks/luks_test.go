@@ -3,6 +3,7 @@ package luks
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -66,6 +67,10 @@ func TestCheck(t *testing.T) {
 			`"encryption":"cipher_null-ecb","ENCRYPTION":"`+Cipher+`"`, 1)},
 		"segments in two cases": {`"segments":{`, `"segments":{"0":{"type":"linear","offset":"16777216","size":"dynamic"}},"Segments":{`},
 		"something behind":      {`"config":{`, `"config":{}}{"config":{`},
+		"two segments":          {`"segments":{`, `"segments":{"1":{"type":"linear","offset":"0","size":"dynamic"},`},
+		"segment of a number":   {`"segments":{"0"`, `"segments":{"1"`},
+		"segment of fixed size": {`"size":"dynamic"`, `"size":"512"`},
+		"other sector numbers":  {`"iv_tweak":"0"`, `"iv_tweak":"9"`},
 	} {
 		bad := edit(head, e[0], e[1])
 		if bytes.Equal(bad, edit(head, "x", "x")) {
@@ -92,6 +97,49 @@ func TestCheckNeedsBothCopies(t *testing.T) {
 	mixed := append(bytes.Clone(head[:half]), other[half:]...)
 	if _, err := Check(mixed); !errors.Is(err, ErrHeader) {
 		t.Errorf("two different copies: %v, want ErrHeader", err)
+	}
+}
+
+// TestHeaderFields changes the fixed part of one copy and repairs its checksum.
+func TestHeaderFields(t *testing.T) {
+	head := goodHeader(t)
+	half := len(head) / 2
+	for name, change := range map[string]func(b []byte){
+		"version 1":         func(b []byte) { b[7] = 1 },
+		"magic of neither":  func(b []byte) { b[0]++ },
+		"another size":      func(b []byte) { b[13]++ },
+		"another place":     func(b []byte) { b[263]++ },
+		"unknown checksum":  func(b []byte) { copy(b[72:], "sha1\x00\x00\x00") },
+		"no checksum named": func(b []byte) { clear(b[72:104]) },
+	} {
+		for _, at := range []int{0, half} {
+			bad := bytes.Clone(head)
+			b := bad[at : at+half]
+			change(b)
+			clear(b[448:512])
+			sum := sha256.Sum256(b)
+			copy(b[448:], sum[:])
+			if _, err := Check(bad); !errors.Is(err, ErrHeader) {
+				t.Errorf("%s in the copy at %d: %v, want ErrHeader", name, at, err)
+			}
+		}
+	}
+	for _, size := range []int{0, 2 * binarySize, len(head) + 1} {
+		if _, err := Check(append(bytes.Clone(head), 0)[:size]); !errors.Is(err, ErrHeader) {
+			t.Errorf("%d bytes: %v, want ErrHeader", size, err)
+		}
+	}
+}
+
+// TestDetachIsBounded: the header says how much memory it takes.
+func TestDetachIsBounded(t *testing.T) {
+	for _, size := range []uint64{0, 2*binarySize - 1, maxHeaderSize + 1, 1 << 62} {
+		disk := make([]byte, 17<<20)
+		copy(disk, goodHeader(t))
+		binary.BigEndian.PutUint64(disk[8:], size)
+		if _, err := Detach(bytes.NewReader(disk)); !errors.Is(err, ErrHeader) {
+			t.Errorf("size %d: %v, want ErrHeader", size, err)
+		}
 	}
 }
 
@@ -147,8 +195,10 @@ func TestBlank(t *testing.T) {
 			t.Errorf("%s: Blank = %v, %v, want %v", name, got, err, c.want)
 		}
 	}
-	if _, err := Blank(bytes.NewReader(nil), 0); err == nil {
-		t.Error("an empty disk is not a disk")
+	for _, size := range []int64{0, 16<<20 - 1} {
+		if _, err := Blank(bytes.NewReader(make([]byte, size)), size); err == nil || !strings.Contains(err.Error(), "too small") {
+			t.Errorf("a disk of %d bytes: %v, want that it is too small", size, err)
+		}
 	}
 }
 
