@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -119,65 +120,74 @@ func TestDenied(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*site, *wire.Evidence)
 		code   wire.Code
+		says   string // in the reason: which PCR, which event, what was found
 	}{
 		"fewer PCRs": {func(s *site, e *wire.Evidence) {
 			requote(t, m, s, e, transcript(e), selection(tpm2.TPMAlgSHA256, 0, 1, 2, 3, 4, 5, 6, 7, 11, 13))
-		}, wire.CodeSelection},
+		}, wire.CodeSelection, "found sha256 bitmap ff2800, expected sha256 bitmap ff3800"},
 		"resettable PCR": {func(s *site, e *wire.Evidence) {
 			requote(t, m, s, e, transcript(e), selection(tpm2.TPMAlgSHA256, append(slices.Clone(all), 16)...))
-		}, wire.CodeSelection},
-		"no PCRs": {func(s *site, e *wire.Evidence) { requote(t, m, s, e, transcript(e), tpm2.TPMLPCRSelection{}) }, wire.CodeSelection},
+		}, wire.CodeSelection, "found sha256 bitmap ff3801, expected sha256 bitmap ff3800"},
+		"no PCRs": {func(s *site, e *wire.Evidence) { requote(t, m, s, e, transcript(e), tpm2.TPMLPCRSelection{}) }, wire.CodeSelection, "expected sha256 bitmap ff3800"},
 		"other bank": {func(s *site, e *wire.Evidence) {
 			requote(t, m, s, e, transcript(e), selection(tpm2.TPMAlgSHA384, all...))
-		}, wire.CodeSelection},
+		}, wire.CodeSelection, "found sha384 bitmap ff3800, expected sha256 bitmap ff3800"},
 		"both banks": {func(s *site, e *wire.Evidence) {
 			both := selection(tpm2.TPMAlgSHA256, all...)
 			both.PCRSelections = append(both.PCRSelections, selection(tpm2.TPMAlgSHA384, all...).PCRSelections...)
 			requote(t, m, s, e, transcript(e), both)
-		}, wire.CodeSelection},
+		}, wire.CodeSelection, "found sha256 bitmap ff3800; sha384 bitmap ff3800, expected sha256 bitmap ff3800"},
 		"other nonce": {func(s *site, e *wire.Evidence) {
 			requote(t, m, s, e, make([]byte, 32), selection(tpm2.TPMAlgSHA256, all...))
-		}, wire.CodeNonce},
-		"no nonce": {func(s *site, e *wire.Evidence) { requote(t, m, s, e, nil, selection(tpm2.TPMAlgSHA256, all...)) }, wire.CodeNonce},
+		}, wire.CodeNonce, "made for another exchange: found 000000000000.."},
+		"no nonce": {func(s *site, e *wire.Evidence) { requote(t, m, s, e, nil, selection(tpm2.TPMAlgSHA256, all...)) }, wire.CodeNonce, "made for another exchange"},
 		"nonce cut": {func(s *site, e *wire.Evidence) {
 			requote(t, m, s, e, transcript(e)[:31], selection(tpm2.TPMAlgSHA256, all...))
-		}, wire.CodeNonce},
-		"certify blob as quote": {func(_ *site, e *wire.Evidence) { e.Quote, e.QuoteSignature = e.Certify, e.CertifySig }, wire.CodeQuoteFormat},
-		"quote as certify blob": {func(_ *site, e *wire.Evidence) { e.Certify, e.CertifySig = e.Quote, e.QuoteSignature }, wire.CodeCertify},
-		"another key certified": {func(s *site, e *wire.Evidence) { certifyOther(t, m, s, e, transcript(e)) }, wire.CodeCertify},
+		}, wire.CodeNonce, "made for another exchange"},
+		"certify blob as quote": {func(_ *site, e *wire.Evidence) { e.Quote, e.QuoteSignature = e.Certify, e.CertifySig }, wire.CodeQuoteFormat, "found type 0x8017, expected type 0x8018"},
+		"quote as certify blob": {func(_ *site, e *wire.Evidence) { e.Certify, e.CertifySig = e.Quote, e.QuoteSignature }, wire.CodeCertify, "found type 0x8018, expected type 0x8017"},
+		"another key certified": {func(s *site, e *wire.Evidence) { certifyOther(t, m, s, e, transcript(e)) }, wire.CodeCertify, "the AK certified another key"},
 		"AK of another TPM": {func(s *site, e *wire.Evidence) {
 			other.measureImageOnce(t)
 			requote(t, other, s, e, transcript(e), selection(tpm2.TPMAlgSHA256, all...))
-		}, wire.CodeSignature},
-		"signature of another statement": {func(_ *site, e *wire.Evidence) { e.QuoteSignature = e.CertifySig }, wire.CodeSignature},
-		"PCR value changed":              {func(_ *site, e *wire.Evidence) { e.PCRValues[9] = make([]byte, 32) }, wire.CodePCRDigest},
-		"PCR value missing":              {func(_ *site, e *wire.Evidence) { e.PCRValues = e.PCRValues[1:] }, wire.CodePCRDigest},
-		"no firmware log":                {func(_ *site, e *wire.Evidence) { e.FirmwareLog = nil }, wire.CodeReplay},
-		"no loader log":                  {func(_ *site, e *wire.Evidence) { e.EventLog = nil }, wire.CodeReplay},
-		"loader log cut":                 {func(_ *site, e *wire.Evidence) { e.EventLog = e.EventLog[:len(e.EventLog)-1] }, wire.CodeLog},
+		}, wire.CodeSignature, "not signed by the AK of this request"},
+		"signature of another statement": {func(_ *site, e *wire.Evidence) { e.QuoteSignature = e.CertifySig }, wire.CodeSignature, "not signed by the AK of this request"},
+		"PCR value changed":              {func(_ *site, e *wire.Evidence) { e.PCRValues[9] = make([]byte, 32) }, wire.CodePCRDigest, "not those that were quoted"},
+		"PCR value missing":              {func(_ *site, e *wire.Evidence) { e.PCRValues = e.PCRValues[1:] }, wire.CodePCRDigest, "10 values for 11 PCRs"},
+		"no firmware log":                {func(_ *site, e *wire.Evidence) { e.FirmwareLog = nil }, wire.CodeReplay, "PCR 0"},
+		"no loader log":                  {func(_ *site, e *wire.Evidence) { e.EventLog = nil }, wire.CodeReplay, "PCR 12"},
+		"loader log cut":                 {func(_ *site, e *wire.Evidence) { e.EventLog = e.EventLog[:len(e.EventLog)-1] }, wire.CodeLog, "record 3"},
 		"loader log edited": {func(_ *site, e *wire.Evidence) {
 			e.EventLog = bytes.Replace(e.EventLog, []byte(`"size":6`), []byte(`"size":7`), 1)
-		}, wire.CodeLog},
-		"firmware log cut":         {func(_ *site, e *wire.Evidence) { e.FirmwareLog = e.FirmwareLog[:len(e.FirmwareLog)-1] }, wire.CodeLog},
-		"firmware event in PCR 12": {func(_ *site, e *wire.Evidence) { e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(12)...) }, wire.CodeForeignEvent},
-		"firmware event in PCR 13": {func(_ *site, e *wire.Evidence) { e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(13)...) }, wire.CodeForeignEvent},
-		"firmware event too many":  {func(_ *site, e *wire.Evidence) { e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(4)...) }, wire.CodeReplay},
-		"other M1":                 {func(s *site, e *wire.Evidence) { e.M1 = otherRequest(t, e.M1) }, wire.CodeCookie},
+		}, wire.CodeLog, "record 1: a digest is not that of the content (artifact)"},
+		"firmware log cut": {func(_ *site, e *wire.Evidence) { e.FirmwareLog = e.FirmwareLog[:len(e.FirmwareLog)-1] }, wire.CodeLog, "event 38"},
+		"firmware event of the wrong size": {func(_ *site, e *wire.Evidence) {
+			e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(4)...)
+			e.FirmwareLog[len(e.FirmwareLog)-4]++ // it says that it has a byte of data
+		}, wire.CodeLog, "event 39: cut short"},
+		"loader event of the wrong size": {func(_ *site, e *wire.Evidence) {
+			e.EventLog = append(e.EventLog, 0, 0, 0, 0, 7) // a record number of 7 bytes
+			e.EventLog = append(e.EventLog, make([]byte, 7)...)
+		}, wire.CodeLog, "record 4"},
+		"firmware event in PCR 12": {func(_ *site, e *wire.Evidence) { e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(12)...) }, wire.CodeForeignEvent, "PCR 12, #39 EV_IPL"},
+		"firmware event in PCR 13": {func(_ *site, e *wire.Evidence) { e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(13)...) }, wire.CodeForeignEvent, "PCR 13, #39 EV_IPL"},
+		"firmware event too many":  {func(_ *site, e *wire.Evidence) { e.FirmwareLog = append(e.FirmwareLog, firmwareEvent(4)...) }, wire.CodeReplay, "PCR 4"},
+		"other M1":                 {func(s *site, e *wire.Evidence) { e.M1 = otherRequest(t, e.M1) }, wire.CodeCookie, "for another request"},
 		"M2 asks for less": {func(s *site, e *wire.Evidence) {
 			e.M2 = changeChallenge(t, s, e, func(c *wire.Challenge) { c.PCRs = []int{0, 2, 4, 7, 12, 13} })
-		}, wire.CodeCookie},
+		}, wire.CodeCookie, "M2 is not as it was sent"},
 		"M2 asks for another bank": {func(s *site, e *wire.Evidence) {
 			e.M2 = changeChallenge(t, s, e, func(c *wire.Challenge) { c.Bank = "sha384" })
-		}, wire.CodeCookie},
+		}, wire.CodeCookie, "M2 is not as it was sent"},
 		"cookie of one's own": {func(s *site, e *wire.Evidence) {
 			e.M2 = changeChallenge(t, s, e, func(c *wire.Challenge) { c.Cookie[40] ^= 1 })
-		}, wire.CodeCookie},
+		}, wire.CodeCookie, "cookie is not ours"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, "shop-1")
 			_, err := s.lying(t, m, func(e *wire.Evidence) { c.change(s, e) }).Boot(context.Background(), m.logs())
-			if got := reasonOf(err); got != c.code {
-				t.Errorf("denied for %q (%v), want %q", got, err, c.code)
+			if got := reasonOf(err); got != c.code || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("denied for %q (%v), want %q that says %q", got, err, c.code, c.says)
 			}
 			if s.releases != 0 {
 				t.Error("M4 left the server")

@@ -87,6 +87,20 @@ func (tp *TPM) Reset(t testing.TB) {
 	startup(t, tp.TPM)
 }
 
+// Suspend takes the machine through a suspend to RAM: the TPM saves its state, is
+// off for a while, and has its PCRs again. The connection stays.
+func (tp *TPM) Suspend(t testing.TB) {
+	t.Helper()
+	_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}.Execute(tp.TPM)
+	if err == nil {
+		controlCommand(t, tp.control, controlInit)
+		_, err = tpm2.Startup{StartupType: tpm2.TPMSUState}.Execute(tp.TPM)
+	}
+	if err != nil {
+		t.Fatalf("suspend TPM: %v", err)
+	}
+}
+
 // Open makes another connection, after closing the one there is: swtpm serves
 // one at a time. The test closes it in the end.
 func (tp *TPM) Open(t testing.TB) *tpm.TPM {
