@@ -261,9 +261,16 @@ func (s *Site) checkKeys(p *problems, at string, src *Source) {
 }
 
 // checkJudged refuses an image that nothing would judge: neither a signature,
-// nor its digest, nor an attestation server.
+// nor its digest, nor an attestation server. A server comes too late for what is
+// written to a disk: whoever answers for the registry could wipe it.
 func (s *Site) checkJudged(p *problems, at string, src *Source) {
-	if len(src.Keys) == 0 && s.Attestd == nil && !pinnedOnly.MatchString(src.Ref) {
+	if len(src.Keys) > 0 || pinnedOnly.MatchString(src.Ref) {
+		return
+	}
+	switch {
+	case src.Disk != "":
+		p.addf(at+".disk", "want keys or a ref with a digest beside it, found neither: the disk is overwritten before attestd judges the image")
+	case s.Attestd == nil:
 		p.addf(at+".keys", "want a key, or a ref with a digest, or an attestd; or nothing would judge the image")
 	}
 }
