@@ -5,8 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -48,6 +50,49 @@ func TestSignAndVerify(t *testing.T) {
 		if _, err := Verify(changed, &key.PublicKey); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s changed: %v, want ErrInvalid", field, err)
 		}
+	}
+}
+
+// TestForms has results that are not encoded as Sign does, with signatures that are right for what they hold.
+func TestForms(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(header, payload string, cut int) []byte {
+		j := jws{Protected: b64.EncodeToString([]byte(header)), Payload: b64.EncodeToString([]byte(payload))}
+		sum := sha256.Sum256([]byte(j.Protected + "." + j.Payload))
+		r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sig := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
+		j.Signature = b64.EncodeToString(sig[:64-cut])
+		text, err := json.Marshal(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if _, err := Verify(encode(header, "{}", 0), &key.PublicKey); err != nil {
+		t.Fatalf("as Sign does: %v", err)
+	}
+	for want, data := range map[string][]byte{
+		"header is not ours": encode(`{"alg":"none"}`, "{}", 0),
+		"wrong form":         encode(header, "{}", 1),
+		"want at most":       append(encode(header, "{}", 0), bytes.Repeat([]byte(" "), maxSize)...),
+		"JSON":               encode(header, "{", 0),
+	} {
+		if _, err := Verify(data, &key.PublicKey); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Verify: %v, want %v with %q", err, ErrInvalid, want)
+		}
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Sign(p384, Result{}); err == nil {
+		t.Error("signed with a P-384 key")
 	}
 }
 

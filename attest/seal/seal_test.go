@@ -114,3 +114,18 @@ func TestReadFileRefusesOpenModes(t *testing.T) {
 		}
 	}
 }
+
+func TestSizes(t *testing.T) {
+	for _, n := range []int{0, 16, KeySize + 1} {
+		if _, err := NewKEK(make([]byte, n)); err == nil {
+			t.Errorf("a key-encryption key of %d bytes was taken", n)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "key")
+	if err := WriteFile(path, make([]byte, maxSecretFile+1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadFile(path); err == nil {
+		t.Errorf("a file of %d bytes was read, want at most %d", maxSecretFile+1, maxSecretFile)
+	}
+}

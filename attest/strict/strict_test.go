@@ -1,6 +1,9 @@
 package strict
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestDecode(t *testing.T) {
 	type inner struct {
@@ -28,5 +31,16 @@ func TestDecode(t *testing.T) {
 		if err := Decode([]byte(raw), new(doc)); (err == nil) != want {
 			t.Errorf("%s: %v", raw, err)
 		}
+	}
+}
+
+func TestDepth(t *testing.T) {
+	nested := func(depth int) []byte { return []byte(strings.Repeat("[", depth) + strings.Repeat("]", depth)) }
+	var v any
+	if err := Decode(nested(maxDepth), &v); err != nil {
+		t.Errorf("%d levels: %v", maxDepth, err)
+	}
+	if err := Decode(nested(maxDepth+2), &v); err == nil {
+		t.Errorf("%d levels were read", maxDepth+2)
 	}
 }

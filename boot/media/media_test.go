@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/media"
 	"github.com/sealboot/sealboot/boot/oci"
 )
@@ -187,6 +188,68 @@ func TestRefuses(t *testing.T) {
 				t.Errorf("got %q, error %v, want %v", got, err, tt.err)
 			}
 		})
+	}
+}
+
+// TestBlobsAreVerified asks the layout itself: who resolves an image checks once more.
+func TestBlobsAreVerified(t *testing.T) {
+	dir := t.TempDir()
+	writeDir(t, dir, good())
+	layerPath := "blobs/sha256/" + digest.FromString(layer).Encoded()
+	want := ocispec.Descriptor{Digest: digest.FromString(layer), Size: int64(len(layer))}
+	layouts, err := media.Open(dir, "v1")
+	if err != nil || len(layouts) != 1 {
+		t.Fatal(layouts, err)
+	}
+	l := layouts[0]
+	defer l.Close()
+	if b, err := l.Bytes(t.Context(), want, 100); err != nil || string(b) != layer {
+		t.Fatalf("%q, %v", b, err)
+	}
+	longer := want
+	longer.Size++
+	sha512 := want
+	sha512.Digest = digest.SHA512.FromString(layer)
+	for name, c := range map[string]struct {
+		d   ocispec.Descriptor
+		err error
+	}{
+		"another size":   {longer, fetch.ErrDigest},
+		"another digest": {sha512, media.ErrLayout},
+		"a path":         {ocispec.Descriptor{Digest: "sha256:../../index.json"}, media.ErrLayout},
+	} {
+		if _, err := l.Bytes(t.Context(), c.d, 100); !errors.Is(err, c.err) {
+			t.Errorf("%s: %v, want %v", name, err, c.err)
+		}
+	}
+	put(layerPath, "the only laver")(t, dir)
+	if _, err := l.Bytes(t.Context(), want, 100); !errors.Is(err, fetch.ErrDigest) {
+		t.Errorf("changed: %v, want %v", err, fetch.ErrDigest)
+	}
+	if _, err := l.Bytes(t.Context(), want, 5); !errors.Is(err, media.ErrLayout) {
+		t.Errorf("over its limit: %v, want %v", err, media.ErrLayout)
+	}
+}
+
+func TestWhichImage(t *testing.T) {
+	dir := t.TempDir()
+	files := good()
+	other := strings.Replace(manifest(), ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, 1)
+	files["blobs/sha256/"+digest.FromString(other).Encoded()] = other
+	files["index.json"] = strings.Replace(index("v1"), "]}", ","+descriptor(ocispec.MediaTypeImageManifest, other)+"]}", 1)
+	writeDir(t, dir, files)
+	if _, err := media.Open(dir, ""); !errors.Is(err, media.ErrLayout) || !strings.Contains(err.Error(), "2 images") {
+		t.Errorf("two images and no name: %v", err)
+	}
+}
+
+func TestTarWithAnEntryTwice(t *testing.T) {
+	one := tarOf(t, good())
+	twice := append(one[:len(one)-1024:len(one)-1024], tarOf(t, map[string]string{"index.json": index("v1")})...)
+	dir := t.TempDir()
+	writeDir(t, dir, map[string]string{"x.tar": string(twice)})
+	if _, err := media.Open(dir, "v1"); !errors.Is(err, media.ErrLayout) || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("found %v, want %v with \"twice\"", err, media.ErrLayout)
 	}
 }
 

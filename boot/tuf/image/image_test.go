@@ -122,6 +122,28 @@ func newFake(t *testing.T) *fake {
 		}}
 }
 
+func TestParseLinux(t *testing.T) {
+	for content, want := range map[string]string{
+		`{"kernel":"k","initrd":"i","dtb":"d","cmdline":"ro quiet"}`: "",
+		`{"initrd":"i"}`:    "names no kernel",
+		`{"kernel":"k\nk"}`: "target name",
+		`{"kernel":"k","dtb":"` + strings.Repeat("d", maxName+1) + `"}`:        "target name",
+		`{"kernel":"k","cmdline":"` + strings.Repeat("a", maxCmdline+1) + `"}`: "command line",
+		`{"kernel":"k","cmdline":"a\u0000b"}`:                                  "command line",
+		`{"kernel":"k","modules":"m"}`:                                         "unknown field",
+		`{"kernel":"k"}{}`:                                                     "something follows",
+		``:                                                                     "EOF",
+	} {
+		_, err := ParseLinux([]byte(content))
+		if want == "" && err != nil {
+			t.Errorf("%.60s: %v", content, err)
+		}
+		if want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%.60s: %v, want %v with %q", content, err, ErrInvalid, want)
+		}
+	}
+}
+
 func TestLoad(t *testing.T) {
 	f := newFake(t)
 	read := func(file *os.File) string {
