@@ -68,6 +68,14 @@ func TestResolve(t *testing.T) {
 	arm := strings.Replace(goodManifest, `"layers"`, `"annotations":{"a":"arm"},"layers"`, 1)
 	multi := index(repo.put(goodManifest, "unknown/unknown"), repo.put(arm, "linux/arm64"), repo.put(goodManifest, "linux/amd64"))
 	repo["multi"] = multi
+	// As podman makes an index of artifacts (pulp/netboot): with an OS version,
+	// an artifact type and annotations.
+	podman := func(entry, arch string) string {
+		return strings.TrimSuffix(repo.put(entry, ""), "}") + `,"annotations":{"org.pulpproject.netboot.version":"1"},"platform":{"architecture":"` + arch +
+			`","os":"linux","os.version":"fedora-40"},"artifactType":"application/vnd.org.pulpproject.netboot.artifact.v1"}`
+	}
+	repo["pulp"] = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[` +
+		podman(goodManifest, "amd64") + "," + podman(arm, "arm64") + `],"annotations":{"org.pulpproject.netboot.version":"1"}}`
 	repo["nested"] = index(repo.put(multi, ""))
 	repo["foreign"] = index(repo.put(goodManifest, "linux/s390x"))
 	loop := multi
@@ -84,6 +92,8 @@ func TestResolve(t *testing.T) {
 		{"multi", "amd64", goodManifest, nil},
 		{"multi", "arm64", arm, nil},
 		{"nested", "arm64", arm, nil},
+		{"pulp", "amd64", goodManifest, nil},
+		{"pulp", "arm64", arm, nil},
 		{"multi", "riscv64", "", oci.ErrPlatform},
 		{"foreign", "amd64", "", oci.ErrPlatform},
 		{"deep", "amd64", "", oci.ErrManifest},
