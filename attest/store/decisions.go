@@ -33,9 +33,10 @@ type Effects struct {
 	AgentName string `json:"agentName,omitempty"`
 }
 
-// keepDecision is how long after its challenge's expiry a decision can still be acknowledged and is
-// kept; the challenge itself is refused by its own expiry long before.
-const keepDecision = time.Hour
+// keepDecision is how long after its challenge's expiry a decision can still be acknowledged and is kept; the
+// challenge itself is refused by its own expiry long before. An acknowledgement follows its release within minutes:
+// one that somebody held back says nothing of the device as it is.
+const keepDecision = 10 * time.Minute
 
 // Decide claims the challenge and writes the audit record in one transaction. Only after it returned
 // nil may an answer leave the server. It returns [ErrClaimed] when the challenge was used before.
@@ -70,13 +71,14 @@ func (s *Store) Decide(ctx context.Context, d Decision) error {
 
 // Confirm commits the effects of a decision whose acknowledgement hashes to ack: the device has proven
 // that its endorsement key, its attestation key and the approved PCR values were together. It is
-// idempotent, because the answer to an acknowledgement can be lost too.
+// idempotent, because the answer to an acknowledgement can be lost too. When a later boot was acknowledged
+// before, only the versions count.
 func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		var device, want, effects string
-		var acked int64
-		err := tx.QueryRowContext(ctx, "SELECT device, ack, effects, acked FROM decisions WHERE id = $1", id).
-			Scan(&device, &want, &effects, &acked)
+		var expires int64
+		err := tx.QueryRowContext(ctx, "SELECT device, ack, effects, expires FROM decisions WHERE id = $1", id).
+			Scan(&device, &want, &effects, &expires)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("confirm %s: %w", id, ErrNotFound)
 		}
@@ -85,6 +87,9 @@ func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 		}
 		if want == "" || subtle.ConstantTimeCompare([]byte(want), []byte(ack)) != 1 {
 			return fmt.Errorf("confirm %s: %w", id, ErrAck)
+		}
+		if s.now().After(fromMillis(expires).Add(keepDecision)) {
+			return fmt.Errorf("confirm %s: %w: it comes too late", id, ErrAck)
 		}
 		r, err := tx.ExecContext(ctx, "UPDATE decisions SET acked = $1 WHERE id = $2 AND acked = 0", millis(s.now()), id)
 		if err := changed(r, err, errAcked); errors.Is(err, errAcked) {
@@ -96,7 +101,7 @@ func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 		if err := json.Unmarshal([]byte(effects), &fx); err != nil {
 			return fmt.Errorf("confirm %s: %w", id, err)
 		}
-		if err := s.applyEffects(ctx, tx, device, id, fx); err != nil {
+		if err := s.applyEffects(ctx, tx, device, id, expires, fx); err != nil {
 			return err
 		}
 		return s.append(ctx, tx, Event{Kind: "ack", Device: device, Decision: id, Phase: fx.Status.Phase})
@@ -105,7 +110,15 @@ func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 
 var errAcked = errors.New("acknowledged before")
 
-func (s *Store) applyEffects(ctx context.Context, tx *sql.Tx, device, id string, fx Effects) error {
+func (s *Store) applyEffects(ctx context.Context, tx *sql.Tx, device, id string, expires int64, fx Effects) error {
+	var later int
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM decisions WHERE device = $1 AND acked > 0 AND expires > $2", device, expires).
+		Scan(&later); err != nil {
+		return fmt.Errorf("confirm %s: %w", id, err)
+	}
+	if later > 0 {
+		return raiseVersions(ctx, tx, device, fx.Versions)
+	}
 	fx.Status.Verdict, fx.Status.Decision = "allow", id
 	b, err := json.Marshal(fx.Status)
 	if err != nil {

@@ -148,6 +148,7 @@ var schema = []string{
 		cookie TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, device TEXT NOT NULL, expires BIGINT NOT NULL,
 		ack TEXT NOT NULL, effects TEXT NOT NULL, acked BIGINT NOT NULL)`,
 	`CREATE INDEX IF NOT EXISTS decisions_expires ON decisions(expires)`,
+	`CREATE INDEX IF NOT EXISTS decisions_device ON decisions(device)`,
 	`CREATE TABLE IF NOT EXISTS documents (
 		kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, added BIGINT NOT NULL, retired BIGINT NOT NULL,
 		PRIMARY KEY (kind, name))`,

@@ -231,6 +231,45 @@ func TestConfirm(t *testing.T) {
 	})
 }
 
+// TestLateConfirm holds an acknowledgement back: until after that of a later boot and an operator's orders, and for ever.
+// Whoever has the line can do so; it must not undo what came after.
+func TestLateConfirm(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, f *fixture) {
+		now := start
+		f.now = func() time.Time { return now }
+		s, ctx := f.open(t, "a"), t.Context()
+		enrol(t, s, id("a"))
+		old, next, last := release("c1", "d1", id("a")), release("c2", "d2", id("a")), release("c3", "d3", id("a"))
+		old.Effects.AKName, old.Effects.Versions = "old ak", map[string]int64{"image": 6, "floor/x": 1}
+		next.Expires = next.Expires.Add(time.Minute)
+		for _, d := range []Decision{old, next, last} {
+			if err := s.Decide(ctx, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Confirm(ctx, "d2", "mac-d2"); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.AllowFormat(ctx, id("a"), Event{}), s.RepairFloor(ctx, id("a"), 3, Event{})); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Confirm(ctx, "d1", "mac-d1"); err != nil {
+			t.Fatal(err)
+		}
+		d, err := s.Device(ctx, id("a"))
+		if err != nil || d.Confirmed.Decision != "d2" || d.AKName != "ak" || !d.MayFormat || d.RepairFloor == nil {
+			t.Errorf("after the earlier boot's acknowledgement: %+v, %v; want what the later one and the operator left", d, err)
+		}
+		if v, err := s.Versions(ctx, id("a")); err != nil || v["image"] != 7 || v["floor/x"] != 1 {
+			t.Errorf("versions %v, %v; want the highest of both", v, err)
+		}
+		now = start.Add(time.Hour)
+		if err := s.Confirm(ctx, "d3", "mac-d3"); !errors.Is(err, ErrAck) {
+			t.Errorf("an hour late: %v, want ErrAck", err)
+		}
+	})
+}
+
 func TestVersionsOnlyRise(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, f *fixture) {
 		s, ctx := f.open(t, "a"), t.Context()
