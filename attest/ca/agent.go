@@ -2,6 +2,7 @@ package ca
 
 import (
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -87,7 +88,7 @@ func ParseKey(text []byte) (*ecdsa.PrivateKey, error) {
 		return nil, err
 	}
 	ec, ok := k.(*ecdsa.PrivateKey)
-	if !ok {
+	if !ok || ec.Curve != elliptic.P256() {
 		return nil, fmt.Errorf("key is %T, want ECDSA P-256", k)
 	}
 	return ec, nil

@@ -2,9 +2,13 @@ package ca
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"net/url"
 	"strings"
@@ -116,17 +120,43 @@ func TestServerCertificateIsNoAgents(t *testing.T) {
 	}
 }
 
-func TestParseAgentRefusesOtherURIs(t *testing.T) {
+// TestParseAgentRefuses changes one thing in what makes an agent certificate.
+func TestParseAgentRefuses(t *testing.T) {
 	id := strings.Repeat("ab", 32)
-	for _, text := range []string{"https://site/device/" + id, "spiffe://site/device/ab", "spiffe://site/devices/" + id,
-		"spiffe:///device/" + id, "spiffe://site/device/" + id + "?x=1", "spiffe://u@site/device/" + id} {
-		u, err := url.Parse(text)
+	decision := func(der ...byte) []pkix.Extension { return []pkix.Extension{{Id: OIDDecision, Value: der}} }
+	good := decision(asn1.TagUTF8String, 2, 'd', '1')
+	for _, c := range []struct {
+		want, uri string
+		ext       []pkix.Extension
+	}{
+		{"", "spiffe://site/device/" + id, good},
+		{"no device URI", "https://site/device/" + id, good},
+		{"not spiffe://SITE", "spiffe://site/device/ab", good},
+		{"not spiffe://SITE", "spiffe://site/devices/" + id, good},
+		{"not spiffe://SITE", "spiffe:///device/" + id, good},
+		{"not spiffe://SITE", "spiffe://site/device/" + id + "?x=1", good},
+		{"not spiffe://SITE", "spiffe://site/device/" + id + "#x", good},
+		{"not spiffe://SITE", "spiffe://u@site/device/" + id, good},
+		{"names no decision", "spiffe://site/device/" + id, nil},
+		{"names no decision", "spiffe://site/device/" + id, decision(asn1.TagUTF8String, 0)},
+		{"cannot be read", "spiffe://site/device/" + id, decision(asn1.TagInteger, 1, 7)},
+		{"cannot be read", "spiffe://site/device/" + id, decision(asn1.TagUTF8String, 1, 'd', '1')},
+	} {
+		u, err := url.Parse(c.uri)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ParseAgent(&x509.Certificate{URIs: []*url.URL{u}}); !errors.Is(err, ErrNotAgent) {
-			t.Errorf("%s: %v, want ErrNotAgent", text, err)
+		_, err = ParseAgent(&x509.Certificate{URIs: []*url.URL{u}, Extensions: c.ext})
+		if c.want == "" && err != nil {
+			t.Errorf("%s: %v", c.uri, err)
 		}
+		if c.want != "" && (!errors.Is(err, ErrNotAgent) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %v with %q", c.uri, err, ErrNotAgent, c.want)
+		}
+	}
+	u := &url.URL{Scheme: "spiffe", Host: "site", Path: "/device/" + id}
+	if _, err := ParseAgent(&x509.Certificate{URIs: []*url.URL{u, u}, Extensions: good}); !errors.Is(err, ErrNotAgent) {
+		t.Errorf("two URIs: %v, want %v", err, ErrNotAgent)
 	}
 }
 
@@ -142,7 +172,33 @@ func TestKeyFile(t *testing.T) {
 	if got, err := ParseKey(text); err != nil || !got.Equal(k) {
 		t.Errorf("ParseKey: %v", err)
 	}
-	if _, err := ParseKey([]byte("x")); err == nil {
-		t.Error("garbage was read as a key")
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large, err := MarshalKey(p384)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(ed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{
+		"garbage":      []byte("x"),
+		"other type":   []byte(strings.ReplaceAll(string(text), "PRIVATE KEY", "PUBLIC KEY")),
+		"P-384":        large,
+		"another kind": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	} {
+		if _, err := ParseKey(text); err == nil {
+			t.Errorf("%s was read as a key", name)
+		}
+	}
+	if _, err := Parse(text); err == nil {
+		t.Error("a key was read as a certificate")
 	}
 }

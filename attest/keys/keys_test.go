@@ -132,7 +132,18 @@ func TestParsePublic(t *testing.T) {
 	if _, _, err := ParsePublic(rsa(odd(2048), 2048, 0)); err != nil {
 		t.Error(err)
 	}
+	// The same point, with a zero in front of a coordinate.
+	long := *withPoint(t, *agent)
+	point, err := long.Unique.ECC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	long.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+		X: tpm2.TPM2BECCParameter{Buffer: append([]byte{0}, point.X.Buffer...)}, Y: point.Y})
 	for name, raw := range map[string][]byte{
+		"long point":   tpm2.Marshal(long),
+		"P-521":        p521(t, *agent),
+		"no key pair":  tpm2.Marshal(tpm2.TPMTPublic{Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256}),
 		"empty":        nil,
 		"trailing":     append(bytes.Clone(good), 0),
 		"cut":          good[:len(good)-1],
@@ -145,6 +156,42 @@ func TestParsePublic(t *testing.T) {
 		if _, _, err := ParsePublic(raw); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// p521 is a public area on a curve that no template has.
+func p521(t *testing.T, template tpm2.TPMTPublic) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parms, err := template.Parameters.ECCDetail()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *parms
+	other.CurveID = tpm2.TPMECCNistP521
+	template.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &other)
+	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+		X: tpm2.TPM2BECCParameter{Buffer: point[1:67]}, Y: tpm2.TPM2BECCParameter{Buffer: point[67:]}})
+	return tpm2.Marshal(template)
+}
+
+func TestReleaseKeyIsP256(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReleaseKey(&key.PublicKey); err == nil {
+		t.Error("a P-384 release key was taken")
+	}
+	if _, err := Approve(key, []byte("policy"), RefRelease); err == nil {
+		t.Error("a P-384 key approved")
 	}
 }
 

@@ -141,7 +141,8 @@ func TestNotPE(t *testing.T) {
 		"empty":                {},
 		"text":                 []byte(strings.Repeat("hello ", 100)),
 		"cut":                  good[:200],
-		"cut section":          good[:len(good)-2],
+		"cut section":          buildPE([]testSection{{".text", "code", 0}}, "", "")[:testHeaders+2],
+		"cut certificates":     good[:len(good)-2],
 		"PE header far away":   change(0x3c, 0xff, 0xff, 0xff, 0xff),
 		"no signature":         change(0x80, 'N', 'E'),
 		"too many sections":    change(0x86, 0xff, 0xff),
@@ -232,6 +233,7 @@ func TestUKISectionIsPaddedToItsVirtualSize(t *testing.T) {
 }
 
 func TestUKIRefuses(t *testing.T) {
+	kernel := string(buildPE([]testSection{{".text", "kernel", 0}}, "", ""))
 	for name, tc := range map[string]struct {
 		b    []byte
 		want error
@@ -240,9 +242,10 @@ func TestUKIRefuses(t *testing.T) {
 		"other stub": {testUKI(t, "#### LoaderInfo: systemd-boot 252 ####"), ErrStub},
 		"no stub":    {buildPE([]testSection{{".linux", "x", 0}}, "", ""), ErrStub},
 		"no kernel":  {buildPE([]testSection{{".sdmagic", magic252, 0}}, "", ""), ErrPE},
-		"two kernels": {buildPE([]testSection{{".sdmagic", magic252, 0}, {".linux", "x", 0},
-			{".linux", "y", 0}}, "", ""), ErrPE},
-		"huge in memory":   {buildPE([]testSection{{".sdmagic", magic252, 0}, {".linux", "x", 1 << 30}}, "", ""), ErrPE},
+		"two kernels": {buildPE([]testSection{{".sdmagic", magic252, 0}, {".linux", kernel, 0},
+			{".linux", kernel, 0}}, "", ""), ErrPE},
+		"huge in memory": {buildPE([]testSection{{".sdmagic", magic252, 0}, {".linux", kernel, 0},
+			{".initrd", "x", 1 << 30}}, "", ""), ErrPE},
 		"kernel is not PE": {buildPE([]testSection{{".sdmagic", magic252, 0}, {".linux", "x", 0}}, "", ""), ErrPE},
 	} {
 		if _, err := UKI(bytes.NewReader(tc.b), int64(len(tc.b)), bothBanks); !errors.Is(err, tc.want) {
