@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/agent/api"
+	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/wire"
 )
@@ -77,6 +78,42 @@ func TestAgentNeedsItsCertificate(t *testing.T) {
 	h.Result.URL, h.SiteCA = l.url, l.site.CA.Pool()
 	if err := newAgent(l, m, h).Once(t.Context()); err == nil {
 		t.Error("an agent of another site was admitted")
+	}
+}
+
+// TestNoSessionOutlivesItsKey takes everything out of an OS but the agent key, which does not leave its TPM: what TLS
+// remembers of an earlier connection does not pass for the agent.
+func TestNoSessionOutlivesItsKey(t *testing.T) {
+	l := newLab(t)
+	id := strings.Repeat("ab", 32)
+	if err := l.store.Enrol(t.Context(), store.Device{ID: id, EKs: []string{id}, State: store.Enrolled}, store.Event{}); err != nil {
+		t.Fatal(err)
+	}
+	key, err := ca.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := l.site.CA.Agent(&key.PublicKey, id, "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loot := tls.NewLRUClientSessionCache(8)
+	whoami := func(certs ...tls.Certificate) int {
+		tr := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+			RootCAs: l.site.CA.Pool(), ClientSessionCache: loot, Certificates: certs}}
+		defer tr.CloseIdleConnections()
+		status, _ := l.post(&http.Client{Transport: tr}, api.PathWhoami, []byte("{}"))
+		return status
+	}
+	if got := whoami(tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}); got != http.StatusOK {
+		t.Fatalf("with the key: %d", got)
+	}
+	if got := whoami(); got != http.StatusUnauthorized {
+		t.Errorf("without the key: %d, want 401", got)
 	}
 }
 

@@ -170,7 +170,8 @@ func (s *Server) tend(ctx context.Context, failed <-chan error) error {
 }
 
 // TLS is the configuration of the devices' listener. Its certificate comes from the site's CA, is renewed
-// in time, and its key never leaves memory. Clients may show an agent certificate.
+// in time, and its key never leaves memory. Clients may show an agent certificate. No session is resumed: a ticket
+// would stand in for the agent key where there is no TPM.
 func (s *Server) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -181,6 +182,8 @@ func (s *Server) TLS() *tls.Config {
 		ClientCAs:  s.Site.CA.Pool(),
 		Time:       s.Now,
 		NextProtos: []string{"http/1.1"},
+
+		SessionTicketsDisabled: true,
 	}
 }
 
