@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/sealboot/sealboot/boot/cpio"
 	"github.com/sealboot/sealboot/boot/unpack/rootinit"
 )
@@ -282,30 +284,34 @@ func TestRefuse(t *testing.T) {
 		layers [][]entry
 		want   error
 	}{
-		"absolute":             {[][]entry{{regular("/etc/passwd", "")}}, ErrHostile},
-		"dot dot":              {[][]entry{{regular("a/../../etc/passwd", "")}}, ErrHostile},
-		"long part":            {[][]entry{{regular(long, "")}}, ErrHostile},
-		"long name":            {[][]entry{{regular(strings.Repeat("dir/", 1100)+"f", "")}}, ErrHostile},
-		"through own link":     {[][]entry{{symlink("a", "/etc"), regular("a/passwd", "")}}, ErrHostile},
-		"through own file":     {[][]entry{{regular("a", ""), regular("a/b", "")}}, ErrHostile},
-		"link out":             {[][]entry{{link("a", "../../etc/shadow")}}, ErrHostile},
-		"link to nothing":      {[][]entry{{regular("b", ""), link("a", "nowhere")}}, ErrHostile},
-		"link to itself":       {[][]entry{{link("a", "a")}}, ErrHostile},
-		"link to a directory":  {[][]entry{{dir("d", 0o755), link("a", "d")}}, ErrHostile},
-		"links in a circle":    {[][]entry{{link("a", "b"), link("b", "a")}}, ErrHostile},
-		"file and directory":   {[][]entry{{regular("a", ""), dir("a", 0o755)}}, ErrHostile},
-		"aliases in a circle":  {[][]entry{{symlink("a", "b"), symlink("b", "a")}, {regular("a/x", "")}}, ErrHostile},
-		"alias to itself":      {[][]entry{{symlink("a", "a/b")}, {regular("a/x", "")}}, ErrHostile},
-		"reserved name":        {[][]entry{{regular(".extra/sealboot/seal.key", "mine")}}, ErrHostile},
-		"reserved parent":      {[][]entry{{symlink(".extra", "/tmp")}}, ErrHostile},
-		"init directory":       {[][]entry{{dir("init", 0o755)}}, ErrHostile},
-		"bad whiteout":         {[][]entry{{regular("a/.wh...", "")}}, ErrHostile},
-		"root is no directory": {[][]entry{{symlink("./", "/etc")}}, ErrHostile},
-		"end of archive":       {[][]entry{{regular("TRAILER!!!", "")}}, cpio.ErrFormat},
-		"device number":        {[][]entry{{{Header: tar.Header{Typeflag: tar.TypeBlock, Name: "d", Devmajor: 4096}}}}, ErrHostile},
-		"owner":                {[][]entry{{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f", Uid: -1}}}}, ErrHostile},
-		"file too large":       {[][]entry{{regular("big", strings.Repeat("x", 1<<20))}}, ErrTooLarge},
-		"too many":             {[][]entry{{regular("a", ""), regular("b", ""), regular("c", ""), regular("d", ""), regular("e", "")}}, ErrTooLarge},
+		"absolute":              {[][]entry{{regular("/etc/passwd", "")}}, ErrHostile},
+		"dot dot":               {[][]entry{{regular("a/../../etc/passwd", "")}}, ErrHostile},
+		"long part":             {[][]entry{{regular(long, "")}}, ErrHostile},
+		"long name":             {[][]entry{{regular(strings.Repeat("dir/", 1100)+"f", "")}}, ErrHostile},
+		"through own link":      {[][]entry{{symlink("a", "/etc"), regular("a/passwd", "")}}, ErrHostile},
+		"through own file":      {[][]entry{{regular("a", ""), regular("a/b", "")}}, ErrHostile},
+		"link out":              {[][]entry{{link("a", "../../etc/shadow")}}, ErrHostile},
+		"link to nothing":       {[][]entry{{regular("b", ""), link("a", "nowhere")}}, ErrHostile},
+		"link to itself":        {[][]entry{{link("a", "a")}}, ErrHostile},
+		"link to a directory":   {[][]entry{{dir("d", 0o755), link("a", "d")}}, ErrHostile},
+		"links in a circle":     {[][]entry{{link("a", "b"), link("b", "a")}}, ErrHostile},
+		"file and directory":    {[][]entry{{regular("a", ""), dir("a", 0o755)}}, ErrHostile},
+		"aliases in a circle":   {[][]entry{{symlink("a", "b"), symlink("b", "a")}, {regular("a/x", "")}}, ErrHostile},
+		"alias to itself":       {[][]entry{{symlink("a", "a/b")}, {regular("a/x", "")}}, ErrHostile},
+		"reserved name":         {[][]entry{{regular(".extra/sealboot/seal.key", "mine")}}, ErrHostile},
+		"reserved parent":       {[][]entry{{symlink(".extra", "/tmp")}}, ErrHostile},
+		"init directory":        {[][]entry{{dir("init", 0o755)}}, ErrHostile},
+		"bad whiteout":          {[][]entry{{regular("a/.wh...", "")}}, ErrHostile},
+		"root is no directory":  {[][]entry{{symlink("./", "/etc")}}, ErrHostile},
+		"end of archive":        {[][]entry{{regular("TRAILER!!!", "")}}, cpio.ErrFormat},
+		"link to an empty name": {[][]entry{{symlink("a", "")}}, ErrHostile},
+		"link to a long name":   {[][]entry{{symlink("a", strings.Repeat("x", maxTarget+1))}}, ErrHostile},
+		"unknown type":          {[][]entry{{{Header: tar.Header{Typeflag: 'Z', Name: "a"}}}}, ErrHostile},
+		"one file many times":   {[][]entry{slices.Repeat([]entry{regular("a", "")}, 33)}, ErrTooLarge},
+		"device number":         {[][]entry{{{Header: tar.Header{Typeflag: tar.TypeBlock, Name: "d", Devmajor: 4096}}}}, ErrHostile},
+		"owner":                 {[][]entry{{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f", Uid: -1}}}}, ErrHostile},
+		"file too large":        {[][]entry{{regular("big", strings.Repeat("x", 1<<20))}}, ErrTooLarge},
+		"too many":              {[][]entry{{regular("a", ""), regular("b", ""), regular("c", ""), regular("d", ""), regular("e", "")}}, ErrTooLarge},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
