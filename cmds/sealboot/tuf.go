@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/repo"
 	"github.com/sealboot/sealboot/boot/tuf/sign"
 )
@@ -129,11 +130,14 @@ func newTUFInitCmd() *cobra.Command {
   sealboot tuf init repo --trust root=alice.pub --trust root=bob.pub --threshold root=2 --generate keys`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := os.MkdirAll(args[0], 0o755); err != nil {
-				return err
+			if _, err := os.Stat(filepath.Join(args[0], bundle.MetadataDir)); err == nil {
+				return fmt.Errorf("%s: %w", args[0], repo.ErrExists) // before keys are made for nothing
 			}
 			changes, err := initChanges(trust, thresholds, lifetimes, generate, &signer)
 			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
 			return signer.apply(cmd, args[0], changes...)
@@ -263,6 +267,9 @@ new private keys too. An old key is a key file or an identifier.`,
 		Example: `  sealboot tuf rotate repo timestamp --old timestamp.pem --new timestamp-2.pem --key root.pem --key timestamp-2.pem`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(old)+len(fresh) == 0 {
+				return errors.New("nothing to replace: give --old, --new or both")
+			}
 			var changes []repo.Change
 			for _, o := range old {
 				if _, pub, err := repo.ReadKey(o); err == nil {
@@ -312,6 +319,7 @@ func newTUFDelegateCmd() *cobra.Command {
 	f.StringArrayVar(&trust, "trust", nil, "trust the key in this file with the role; may be repeated")
 	f.IntVar(&d.Threshold, "threshold", 1, "so many keys must sign")
 	f.BoolVar(&d.Terminating, "terminating", false, "no other role is asked for these names")
+	require(cmd, "path", "trust")
 	return cmd
 }
 

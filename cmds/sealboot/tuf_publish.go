@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -44,6 +45,9 @@ func newTUFAddCmd() *cobra.Command {
   sealboot tuf add repo os --kind oci --image-version 12 --oci registry.example/os@sha256:... -k ...`,
 		Args: cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := img.check(cmd); err != nil {
+				return err
+			}
 			target := repo.Target{Role: role, Name: args[1]}
 			if len(args) == 3 {
 				target.File = args[2]
@@ -72,6 +76,26 @@ func newTUFAddCmd() *cobra.Command {
 	f.StringVar(&img.linux.DTB, "dtb", "", "the target that is the device tree")
 	f.StringVar(&img.oci, "oci", "", "the image in a registry: `REPOSITORY@sha256:...`")
 	return cmd
+}
+
+// check refuses flags that say something of an image where none is.
+func (i *tufImage) check(cmd *cobra.Command) error {
+	kinds := map[string][]string{
+		"image-version": {image.KindLinux, image.KindUKI, image.KindDisk, image.KindBundle, image.KindOCI},
+		"cmdline":       {image.KindLinux, image.KindUKI, image.KindDisk},
+		"kernel":        {image.KindLinux}, "initrd": {image.KindLinux}, "dtb": {image.KindLinux},
+		"oci": {image.KindOCI},
+	}
+	kinds["arch"], kinds["reference-values"] = kinds["image-version"], kinds["image-version"]
+	for _, flag := range slices.Sorted(maps.Keys(kinds)) {
+		if cmd.Flags().Changed(flag) && !slices.Contains(kinds[flag], i.custom.Kind) {
+			return fmt.Errorf("--%s goes with --kind %s", flag, strings.Join(kinds[flag], ", "))
+		}
+	}
+	if i.custom.Kind != "" && i.custom.Version == 0 {
+		return errors.New("an image needs an --image-version of at least 1")
+	}
+	return nil
 }
 
 // complete gives the target its custom part, and its content if no file has it.
@@ -109,7 +133,10 @@ func (i *tufImage) content() ([]byte, error) {
 		}
 		return json.Marshal(i.linux)
 	case image.KindOCI:
-		repository, digest, _ := strings.Cut(i.oci, "@")
+		repository, digest, ok := strings.Cut(i.oci, "@")
+		if !ok {
+			return nil, fmt.Errorf("--oci %q is not of the form REPOSITORY@sha256:...", i.oci)
+		}
 		i.custom.OCI = &image.OCI{Repository: repository, Digest: digest}
 		return []byte(i.oci + "\n"), nil
 	}
@@ -246,9 +273,6 @@ func newTUFExportCmd() *cobra.Command {
 		Short: "Copy what is published to a folder for a web server or a bucket",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := os.MkdirAll(args[1], 0o755); err != nil {
-				return err
-			}
 			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return r.Export(cmd.Context(), args[1]) })
 		},
 	}

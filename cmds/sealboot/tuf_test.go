@@ -78,6 +78,14 @@ func TestTUFLife(t *testing.T) {
 		{"add", in("repo"), "x"},
 		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--oci", "r.example/os:latest"},
 		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki"},
+		{"add", in("repo"), "x", in("vmlinuz"), "--image-version", "1"},
+		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki", "--image-version", "1", "--kernel", "os/1/vmlinuz"},
+		{"add", in("repo"), "x", "--kind", "linux", "--image-version", "1", "--kernel", "nothere"},
+		{"add", in("repo"), "other/x", in("vmlinuz"), "--role", "team"},
+		{"add-key", in("repo"), "targets", in("others/snapshot.pem"), "--threshold", "3"},
+		{"rotate", in("repo"), "targets"},
+		{"rotate", in("repo"), "targets", "--old", in("keys/targets.pem")}, // its only one
+		{"delegate", in("repo"), "other", "--path", "*"},
 		{"refresh", in("repo"), "--key", in("keys/timestamp.pem")}, // it was rotated away
 		{"refresh", in("repo"), "--lifetime", "1m", "--key", in("others/timestamp.pem")},
 		{"bundle", in("repo"), in("no.tar"), "--lifetime", "soon"},
@@ -88,6 +96,13 @@ func TestTUFLife(t *testing.T) {
 	} {
 		if out, err := sealbootTUF(t, args...); err == nil {
 			t.Errorf("%s succeeded:\n%s", strings.Join(args, " "), out)
+		} else {
+			t.Logf("%s: %v", args[0], err)
+		}
+	}
+	for _, name := range []string{"more", "empty"} { // by a failed init
+		if _, err := os.Stat(in(name)); err == nil {
+			t.Errorf("there is a folder %s", name)
 		}
 	}
 }

@@ -111,7 +111,7 @@ func (c *Custom) Validate() error {
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: kind %.40q", ErrInvalid, c.Kind)
+	return fmt.Errorf("%w: kind %.40q is none of %s, %s, %s, %s, %s", ErrInvalid, c.Kind, KindLinux, KindUKI, KindDisk, KindBundle, KindOCI)
 }
 
 func (o *OCI) validate() error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/sign"
 )
 
@@ -252,6 +254,9 @@ func AddTarget(t Target) Change {
 		if err != nil {
 			return err
 		}
+		if err := e.findable(t.Role, t.Name); err != nil {
+			return err
+		}
 		file, err := e.repo.copyTarget(t.Name, t.File, e.root().Signed.ConsistentSnapshot)
 		if err != nil {
 			return fmt.Errorf("target %s: %w", t.Name, err)
@@ -260,8 +265,36 @@ func AddTarget(t Target) Change {
 			file.Custom = &t.Custom
 		}
 		role.Targets[t.Name] = file
+		return e.bootable(t.Name, file)
+	}
+}
+
+// findable refuses a target that no client would ask this role for.
+func (e *Edit) findable(role, target string) error {
+	if role == tuf.RoleTargets {
 		return nil
 	}
+	for _, md := range e.roles {
+		if t, ok := md.(*targetsMD); ok && slices.Contains(tuf.Responsible(t.Signed.Delegations, target), role) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: nobody delegates %q to %s: no device would find it there", ErrChange, target, role)
+}
+
+// bootable refuses an image that refers to targets which are not there.
+func (e *Edit) bootable(name string, f *metadata.TargetFiles) error {
+	file := e.repo.path(bundle.TargetsDir, filepath.FromSlash(targetFile(name, f, e.root().Signed.ConsistentSnapshot)))
+	names, err := references(f, file)
+	if err != nil {
+		return fmt.Errorf("target %s: %w", name, err)
+	}
+	for _, n := range names {
+		if findTarget(e.roles, n) == nil {
+			return fmt.Errorf("%w: %s refers to the target %q, which is not there; add that first", ErrChange, name, n)
+		}
+	}
+	return nil
 }
 
 // RemoveTarget stops publishing a target. Its file stays.

@@ -59,6 +59,37 @@ func (e *Edit) touch(name string) (any, error) {
 
 func (e *Edit) root() *rootMD { md, _ := e.roles[tuf.RoleRoot].(*rootMD); return md }
 
+// signable refuses roles that nobody could ever sign: a draft would wait for
+// signatures that do not come.
+func (e *Edit) signable() error {
+	for name := range e.dirty {
+		for role, a := range e.granted(name) {
+			if have := len(a.keyIDs); have < a.threshold {
+				return fmt.Errorf("%w: %s would need %d signatures and have %d keys", ErrChange, role, a.threshold, have)
+			}
+		}
+	}
+	return nil
+}
+
+// granted are the roles whose keys the role called name says.
+func (e *Edit) granted(name string) map[string]authority {
+	all := map[string]authority{}
+	switch md := e.roles[name].(type) {
+	case *rootMD:
+		for role, r := range md.Signed.Roles {
+			all[role] = authority{keyIDs: r.KeyIDs, threshold: r.Threshold}
+		}
+	case *targetsMD:
+		if d := md.Signed.Delegations; d != nil {
+			for _, r := range d.Roles {
+				all[r.Name] = authority{keyIDs: r.KeyIDs, threshold: r.Threshold}
+			}
+		}
+	}
+	return all
+}
+
 // settle changes what has to follow from what was changed: roles whose keys
 // are not trusted any more are signed anew, the snapshot names the versions,
 // and the timestamp the snapshot.

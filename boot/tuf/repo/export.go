@@ -46,14 +46,7 @@ func Verify(ctx context.Context, dir string, trustedRoot []byte, now time.Time) 
 	if err != nil {
 		return Report{}, err
 	}
-	if err := client.Refresh(ctx); err != nil {
-		return Report{}, err
-	}
-	published, err := readPublished(filepath.Join(dir, bundle.MetadataDir))
-	if err != nil {
-		return Report{}, err
-	}
-	state, err := client.State()
+	published, state, err := settled(ctx, client, dir)
 	if err != nil {
 		return Report{}, err
 	}
@@ -70,6 +63,31 @@ func Verify(ctx context.Context, dir string, trustedRoot []byte, now time.Time) 
 		report.Roles[name] = r
 	}
 	return report, nil
+}
+
+// settled reads what is published and follows it, again if somebody published in
+// between.
+func settled(ctx context.Context, client *tuf.Client, dir string) (published map[string]any, state tuf.State, err error) {
+	const attempts = 10
+	for range attempts {
+		published, err = readPublished(filepath.Join(dir, bundle.MetadataDir))
+		if err == nil {
+			err = client.Refresh(ctx)
+		}
+		if err == nil {
+			state, err = client.State()
+		}
+		if err != nil {
+			continue // or it was read while it was exchanged
+		}
+		version := func(role string) int64 { return *fieldsOf(published[role]).version }
+		if version(tuf.RoleTimestamp) == state.Timestamp.Version && version(tuf.RoleSnapshot) == state.Snapshot.Version &&
+			version(tuf.RoleTargets) == state.Targets.Version {
+			return published, state, nil
+		}
+		err = fmt.Errorf("%s is being changed all the time", dir)
+	}
+	return nil, tuf.State{}, err
 }
 
 func readTargets(ctx context.Context, client *tuf.Client, t *targetsMD) error {

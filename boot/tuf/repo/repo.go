@@ -217,6 +217,9 @@ func (e *Edit) make(ctx context.Context, keys []crypto.Signer, changes []Change)
 			return Status{}, err
 		}
 	}
+	if err := e.signable(); err != nil {
+		return Status{}, err
+	}
 	if err := e.settle(); err != nil {
 		return Status{}, err
 	}
