@@ -107,7 +107,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 	}
 	devices, err := net.Listen("tcp", o.listen)
 	if err != nil {
-		return fmt.Errorf("listen for devices: %w", err)
+		return fmt.Errorf("listen for devices: %w; choose another address with --listen, whose port is that of %s", err, st.URL)
 	}
 	defer devices.Close()
 	var admin net.Listener
@@ -133,7 +133,7 @@ func listenLoopback(addr string) (net.Listener, error) {
 	}
 	l, err := net.ListenTCP("tcp", a)
 	if err != nil {
-		return nil, fmt.Errorf("listen for operators: %w", err)
+		return nil, fmt.Errorf("listen for operators: %w; choose another address with --admin, or \"\" for none", err)
 	}
 	return l, nil
 }

@@ -31,11 +31,23 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int { return loader.Run("ociboot", args, parse) }
 
+const usage = `usage: ociboot [flags] REGISTRY/REPOSITORY[:TAG|@DIGEST] | FOLDER
+
+Boot an image from a registry, or from a folder with an OCI layout.
+
+  ociboot --dry-run registry.example/os:1            look at it, on any Linux machine
+  ociboot --key release.pub registry.example/os:1    boot it if this key has signed it
+  ociboot --site site.json registry.example/os:1     and get the release of its site
+
+Flags:
+`
+
 func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	s := flag.NewFlagSet("ociboot", flag.ContinueOnError)
 	s.Usage = func() {
-		fmt.Fprintln(s.Output(), "usage: ociboot [flags] REGISTRY/REPOSITORY[:TAG|@DIGEST] | FOLDER\n\nBoot an image from a registry, or from a folder with an OCI layout.\n\nFlags:")
+		fmt.Fprint(s.Output(), usage)
 		s.PrintDefaults()
+		fmt.Fprint(s.Output(), loader.ExitCodes)
 	}
 	var f loader.Flags
 	f.Register(s)

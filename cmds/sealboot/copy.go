@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
 func newCopyCmd() *cobra.Command {
@@ -29,7 +30,7 @@ On a volume labelled SB-MEDIA, a folder or tar file can be booted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			digest, err := runCopy(cmd.Context(), cmd.ErrOrStderr(), args[0], args[1], &from, &to)
 			if err != nil {
-				return fmt.Errorf("copying %s to %s: %w", args[0], args[1], err)
+				return fmt.Errorf("copying %s to %s: %w", args[0], args[1], loader.Hint(err, "--from-ca or --to-ca", "--from-plain-http or --to-plain-http"))
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), digest)
 			return err

@@ -66,6 +66,7 @@ func newDeviceListCmd(dir *string) *cobra.Command {
 	var state string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the devices with their last attempt", Args: cobra.NoArgs,
+		Example: `  sealboot device list --dir DIR --state pending`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if state != "" && !slices.Contains(deviceStates, state) {
 				return fmt.Errorf("--state %s: want one of %s", state, strings.Join(deviceStates, ", "))
@@ -138,6 +139,9 @@ func find(ctx context.Context, db *store.Store, name string) (store.Device, erro
 func newDeviceShowCmd(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "show DEVICE", Short: "Print everything known of a device, as JSON", Args: cobra.ExactArgs(1),
+		Long: `Print everything known of a device, as JSON. Here and elsewhere DEVICE is its label, its ID, one of its other
+endorsement key hashes, or the beginning of its ID, at least 8 characters.`,
+		Example: `  sealboot device show --dir DIR till-3`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
 				d, err := find(ctx, db, args[0])
@@ -182,6 +186,8 @@ func newDeviceAllowCmd(dir *string) *cobra.Command {
 		Long: `Let a waiting or quarantined device attest.
 
 With --format also let it format blank volumes until its next acknowledged boot, after a disk was replaced.`,
+		Example: `  sealboot device allow --dir DIR 3c5403209f87bed7
+  sealboot device allow --dir DIR till-3 --format`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
@@ -205,6 +211,7 @@ func newDeviceQuarantineCmd(dir *string) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "quarantine DEVICE", Short: "Release nothing more to a device, and refuse its agent", Args: cobra.ExactArgs(1),
+		Example: `  sealboot device quarantine --dir DIR till-3 --reason stolen`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
 				return db.SetState(ctx, d.ID, store.Quarantined, store.Event{Kind: "state", Actor: actor(), Reason: "quarantined: " + reason})
@@ -218,9 +225,10 @@ func newDeviceQuarantineCmd(dir *string) *cobra.Command {
 func newDeviceRepairCmd(dir *string) *cobra.Command {
 	var floor int64
 	cmd := &cobra.Command{
-		Use:   "repair-floor DEVICE --version N",
-		Short: "Order a device whose rollback floor is destroyed to write it anew",
-		Args:  cobra.ExactArgs(1),
+		Use:     "repair-floor DEVICE --version N",
+		Short:   "Order a device whose rollback floor is destroyed to write it anew",
+		Example: `  sealboot device repair-floor --dir DIR till-3 --version 14`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
 				return db.RepairFloor(ctx, d.ID, floor, store.Event{Kind: "floor", Actor: actor(), Detail: map[string]string{"version": fmt.Sprint(floor)}})
@@ -235,9 +243,10 @@ func newDeviceRepairCmd(dir *string) *cobra.Command {
 func newDevicePolicyCmd(dir *string) *cobra.Command {
 	var p store.DevicePolicy
 	cmd := &cobra.Command{
-		Use:   "policy DEVICE [--image NAME]... [--profile NAME]... [--allow-unmeasured]",
-		Short: "Narrow or widen what one device may boot; without flags, the site's policy alone counts",
-		Args:  cobra.ExactArgs(1),
+		Use:     "policy DEVICE [--image NAME]... [--profile NAME]... [--allow-unmeasured]",
+		Short:   "Narrow or widen what one device may boot; without flags, the site's policy alone counts",
+		Example: `  sealboot device policy --dir DIR till-3 --image edge-os-1.4`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
 				text, err := json.Marshal(p)

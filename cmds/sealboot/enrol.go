@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -137,6 +138,9 @@ func (o *enrolFlags) read(ctx context.Context, src *enrol.Source) (floorIs strin
 	default:
 		return "", nil
 	}
+	if len(e.EKs) == 0 {
+		return "", fmt.Errorf("%s is not the output of attest evidence: it names no endorsement key", cmp.Or(o.evidence, o.tpm))
+	}
 	src.Hashes = append(src.Hashes, e.EKs...)
 	for _, c := range e.Certificates {
 		src.Certificates = append(src.Certificates, c)
@@ -205,7 +209,11 @@ func newDeviceTokenCmd(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token NAME",
 		Short: "Make a join token: a device that shows it may wait for your approval",
-		Args:  cobra.ExactArgs(1),
+		Long: `Make a join token and print it. A loader whose site config has it ("sealboot site config --join-token") shows
+attestd that it knows it; its machine then waits for "sealboot device allow". The token vouches for nothing: at a site
+that trusts TPM makers, a machine also needs a TPM with a certificate of one.`,
+		Example: `  sealboot device token --dir DIR spring --uses 50 > join.token`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			raw := make([]byte, 24)
 			if _, err := rand.Read(raw); err != nil {

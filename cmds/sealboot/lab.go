@@ -42,9 +42,6 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
   sealboot lab run --tamper kernel`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := requireSource(o.Source); err != nil {
-				return err
-			}
 			o.Tamper, o.Out = lab.Tamper(tamper), cmd.OutOrStdout()
 			for _, f := range from {
 				if !slices.Contains(lab.BootSources(), lab.BootSource(f)) {
@@ -54,6 +51,9 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 			}
 			if tamper != "" && !slices.Contains(lab.Tampers(), o.Tamper) {
 				return fmt.Errorf("--tamper %s: choose one of %v", tamper, lab.Tampers())
+			}
+			if err := requireSource(o.Source); err != nil {
+				return err
 			}
 			l, err := lab.Run(cmd.Context(), o)
 			if err != nil {

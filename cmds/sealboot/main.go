@@ -45,7 +45,7 @@ func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
 		return exitFailed
 	}
 	usage := cmd.UseLine()
-	if !cmd.Runnable() {
+	if cmd.HasSubCommands() {
 		usage = cmd.CommandPath() + " COMMAND"
 	}
 	fmt.Fprintf(stderr, "usage: %s\nMore: %s --help\n", usage, cmd.CommandPath())
@@ -63,6 +63,33 @@ func watch(cmd *cobra.Command, started *bool) {
 	for _, c := range cmd.Commands() {
 		watch(c, started)
 	}
+}
+
+// group makes a command of commands say so when it is given the name of none.
+// Cobra does that for the root alone, and calls the rest a success.
+func group(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		group(c)
+	}
+	if !cmd.HasSubCommands() || !cmd.HasParent() {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			var names []string
+			for _, c := range cmd.Commands() {
+				names = append(names, c.Name())
+			}
+			return fmt.Errorf("say what to do: %s", strings.Join(names, ", "))
+		}
+		err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+		cmd.SuggestionsMinimumDistance = 2
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			err = fmt.Errorf("%w\n\nDid you mean this?\n\t%s", err, strings.Join(near, "\n\t"))
+		}
+		return err
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // or cobra asks for no arguments
 }
 
 // requireSource says where Sealboot's sources are needed and dir does not hold them.
@@ -105,5 +132,6 @@ stations and, with "sealboot vm", in virtual machines.`,
 		newVMCmd(),
 		newLabCmd(),
 	)
+	group(root)
 	return root
 }

@@ -31,6 +31,9 @@ func TestWrongUse(t *testing.T) {
 		says string
 	}{
 		"bild":                               {exitUsage, "usage: sealboot COMMAND"},
+		"site intit":                         {exitUsage, "Did you mean this?\n\tinit\nusage: sealboot site COMMAND"},
+		"device token-list":                  {exitUsage, "usage: sealboot device COMMAND"},
+		"device":                             {exitUsage, "say what to do: allow, list"},
 		"publish":                            {exitUsage, "usage: sealboot publish LOCATION"},
 		"publish --frob":                     {exitUsage, "usage: sealboot publish LOCATION"},
 		"policy rules":                       {exitUsage, "More: sealboot policy rules --help"},
@@ -39,6 +42,7 @@ func TestWrongUse(t *testing.T) {
 		"policy rules --root-of-trust steel": {exitFailed, "want one of hardware, locked, writable, virtual"},
 		"device list --dir x --state lost":   {exitFailed, "want one of enrolled, pending, quarantined"},
 		"device list --dir nowhere":          {exitFailed, "sealboot site init --dir nowhere"},
+		"lab run --tamper all":               {exitFailed, "[uki kernel"},
 		"build loader --source nowhere":      {exitFailed, "--source DIR"},
 		"tuf refresh nowhere":                {exitFailed, "sealboot tuf init nowhere"},
 	} {

@@ -106,6 +106,7 @@ func policyEvent(what, kind, name string) store.Event {
 func newPolicyListCmd(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the documents, retired ones too", Args: cobra.NoArgs,
+		Example: `  sealboot policy list --dir DIR`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
 				docs, err := db.Documents(ctx)
@@ -147,6 +148,14 @@ func newPolicyRetireCmd(dir *string) *cobra.Command {
 	}
 }
 
+// checkClass refuses a class of platform that there is not.
+func checkClass(class string) error {
+	if !slices.Contains(policy.RootsOfTrust(), class) {
+		return fmt.Errorf("--root-of-trust %s: want one of %s", class, strings.Join(policy.RootsOfTrust(), ", "))
+	}
+	return nil
+}
+
 func newPolicyRulesCmd() *cobra.Command {
 	var name, out string
 	var roots []string
@@ -160,8 +169,8 @@ Images and loaders are pinned by their own references. Edit the file, then add i
 		RunE: func(*cobra.Command, []string) error {
 			var classes []policy.RootOfTrust
 			for _, r := range roots {
-				if !slices.Contains(policy.RootsOfTrust(), r) {
-					return fmt.Errorf("--root-of-trust %s: want one of %s", r, strings.Join(policy.RootsOfTrust(), ", "))
+				if err := checkClass(r); err != nil {
+					return err
 				}
 				classes = append(classes, policy.RootOfTrust(r))
 			}

@@ -80,7 +80,7 @@ func predictLoader(name, path string, siteRaw []byte) (*policy.Loader, error) {
 func predictUKI(name, path string) (*policy.Loader, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the UKI (sealboot build makes it): %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -131,6 +131,9 @@ Read the proposal before you add it: it is what you will trust.`,
   sealboot predict profile --log console.log --recorder recorder/loader.efi --name q35 --root-of-trust virtual -o q35.json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if err := checkClass(root); err != nil {
+				return err
+			}
 			raw, err := os.ReadFile(logPath)
 			if err != nil {
 				return err

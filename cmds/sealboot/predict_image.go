@@ -81,8 +81,9 @@ func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image,
 	}
 	defer m.Close()
 	plan, err := m.DryRun(ctx)
+	fmt.Fprintln(os.Stderr) // the console may be in the middle of a line
 	if err != nil {
-		return nil, err
+		return nil, loader.Hint(err, "--ca", "--plain-http")
 	}
 	version := plan.Version
 	if version == 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
 // connectionFlags are the flags that say how a registry is reached.
@@ -93,7 +94,7 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 			}
 			desc, err := f.run(cmd.Context(), args[0])
 			if err != nil {
-				return fmt.Errorf("publishing %s: %w", args[0], err)
+				return fmt.Errorf("publishing %s: %w", args[0], loader.Hint(err, "--ca", "--plain-http"))
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), desc.Digest)
 			return err

@@ -26,11 +26,22 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int { return loader.Run("tufboot", args, parse) }
 
+const usage = `usage: tufboot [flags] --root ROOT.json (--metadata-url URL | --bundle FOLDER) --target NAME
+
+Boot a target of a TUF repository.
+
+  tufboot --dry-run --root root.json --metadata-url https://tuf.example/metadata --target os
+  tufboot --root root.json --bundle /media/stick --target os
+
+Flags:
+`
+
 func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	s := flag.NewFlagSet("tufboot", flag.ContinueOnError)
 	s.Usage = func() {
-		fmt.Fprintln(s.Output(), "usage: tufboot [flags] --root ROOT.json --metadata-url URL --target NAME\n\nBoot a target of a TUF repository.\n\nFlags:")
+		fmt.Fprint(s.Output(), usage)
 		s.PrintDefaults()
+		fmt.Fprint(s.Output(), loader.ExitCodes)
 	}
 	var f loader.Flags
 	f.Register(s)

@@ -89,6 +89,12 @@ func (p *Plan) Write(w io.Writer) error {
 	return t.Flush()
 }
 
+// ExitCodes explains them in the help of a command.
+const ExitCodes = `
+Exit codes: 0 the dry run succeeded, 1 failed and nothing was measured, 2 the command line is wrong,
+3 failed after the image was measured: reset the machine. A boot that succeeds does not return.
+`
+
 // Run is what ociboot and tufboot have in common: it runs the machine that the
 // command line asks for and returns the exit code.
 func Run(name string, args []string, parse func(args []string) (*Machine, *Flags, error)) int {
@@ -148,7 +154,7 @@ func (m *Machine) hasTPM() error {
 func (m *Machine) dryMain(ctx context.Context, asJSON bool) int {
 	p, err := m.DryRun(ctx)
 	if err != nil {
-		m.o.Console.Fail(&flow.Failure{Stage: flow.StageFetch, Err: err}, "nothing was changed")
+		m.o.Console.Fail(&flow.Failure{Stage: flow.StageFetch, Err: Hint(err, "--ca", "--plain-http")}, "nothing was changed")
 		return ExitFailed
 	}
 	m.o.Console.End("this would boot; nothing was changed")
