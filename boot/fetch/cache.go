@@ -3,6 +3,7 @@ package fetch
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -256,6 +257,16 @@ func (p *partial) adopt(n int64, h hash.Hash) error {
 	p.hash, p.hashed = clone, n
 	p.senders = []int{fromCache}
 	return nil
+}
+
+// Forget removes what there is of b, which must not be in use.
+func (c *Cache) Forget(b Blob) error {
+	if c == nil {
+		return nil
+	}
+	var first error
+	c.drop(b, func(err error) { first = cmp.Or(first, err) })
+	return first
 }
 
 // drop forgets everything about b.

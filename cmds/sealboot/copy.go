@@ -23,6 +23,11 @@ and with it everything that refers to it: signatures in both of cosign's forms,
 reference values, and what else is attached. It prints the image's digest,
 which stays the same.
 
+What the target has is not copied again, and a copy that was interrupted goes on
+where it was: run it again. What has arrived of a blob is kept in the layout's
+folder .partial, beside a tar file in FILE.partial, and for a registry in
+sealboot/copy of the user's cache directory.
+
 A location is "registry/name:tag", "oci:FOLDER:TAG" or "oci-archive:FILE:TAG".
 On a volume labelled SB-MEDIA, a folder or tar file can be booted.`,
 		Example: `  sealboot copy registry.example/os:1 oci-archive:/media/stick/os.tar:1`,
@@ -54,6 +59,8 @@ func runCopy(ctx context.Context, progress io.Writer, source, target string, fro
 	defer func() { err = errors.Join(err, dst.Close()) }()
 	desc, err := publish.Copy(ctx, src, dst, func(d ocispec.Descriptor) {
 		_, _ = fmt.Fprintf(progress, "%s  %d bytes  %s\n", d.Digest, d.Size, d.MediaType) // only a courtesy
+	}, func(err error) {
+		_, _ = fmt.Fprintf(progress, "warning: %v\n", err)
 	})
 	if err != nil {
 		return "", err

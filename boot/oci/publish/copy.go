@@ -20,20 +20,37 @@ var attached = []string{".sig", ".att", ".sbom"}
 // Copy copies the image that src's reference names to dst, with everything
 // that refers to it or to a manifest in it, in both of the ways there are: as
 // referrers and under tags made of the digest. It returns the image.
-func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descriptor)) (ocispec.Descriptor, error) {
+//
+// What dst has is not copied, and a copy that was interrupted goes on where it
+// was: of each blob from a registry the bytes that have arrived are kept. note
+// is told of what was copied, and warn of what was survived; both may be nil.
+func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descriptor), warn func(error)) (_ ocispec.Descriptor, err error) {
 	reference := src.Reference
 	if reference == "" {
 		return ocispec.Descriptor{}, errors.New("copying: name a tag or digest of the source")
 	}
+	download, err := newDownload(src, dst, warn)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer func() { err = errors.Join(err, download.close()) }()
 	root, err := src.Resolve(ctx, reference)
 	if err != nil {
 		return root, fmt.Errorf("finding %s: %w", reference, err)
 	}
+	if note == nil {
+		note = func(ocispec.Descriptor) {}
+	}
 	c := &copier{src: src, dst: dst, done: make(map[digest.Digest]bool)}
-	c.opts.PostCopy = func(_ context.Context, d ocispec.Descriptor) error {
-		if note != nil {
+	c.opts.PreCopy = func(ctx context.Context, d ocispec.Descriptor) error {
+		err := download.blob(ctx, d)
+		if err == oras.SkipNode {
 			note(d)
 		}
+		return err
+	}
+	c.opts.PostCopy = func(_ context.Context, d ocispec.Descriptor) error {
+		note(d)
 		return nil
 	}
 	if err := c.graph(ctx, root); err != nil {
@@ -120,6 +137,10 @@ func (c *copier) tagged(ctx context.Context, tag string) error {
 		return fmt.Errorf("tagging %s: %w", tag, err)
 	}
 	return nil
+}
+
+func isManifest(mediaType string) bool {
+	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == "application/vnd.docker.distribution.manifest.v2+json"
 }
 
 func isIndex(mediaType string) bool {

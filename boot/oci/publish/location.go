@@ -16,9 +16,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 
+	"github.com/sealboot/sealboot/boot/fetch"
 	sealoci "github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/measure/atomicfile"
 )
@@ -59,6 +63,7 @@ func ParseLocation(s string) (Location, error) {
 type Source struct {
 	oras.ReadOnlyGraphTarget
 	Reference string
+	mirror    fetch.Mirror // of its blobs; nil if they are not behind a network
 	close     func() error
 }
 
@@ -69,8 +74,11 @@ func (s *Source) Close() error { return s.close() }
 type Target struct {
 	oras.GraphTarget
 	Reference string // tag to give; may be empty
-	finish    func() error
-	cleanup   func() error
+
+	partials   string // folder for what has arrived of blobs; empty if there is none
+	unfinished bool   // what was pushed is lost without Finish
+	finish     func() error
+	cleanup    func() error
 }
 
 // Finish makes what was written complete. Without it a tar file is not written.
@@ -89,13 +97,13 @@ func (l Location) Source(ctx context.Context, conn sealoci.Connection) (*Source,
 		if err != nil {
 			return nil, err
 		}
-		return &Source{r.Repository(), r.Reference(), func() error { r.Close(); return nil }}, nil
+		return &Source{r.Repository(), r.Reference(), r.Mirror(), func() error { r.Close(); return nil }}, nil
 	case "oci-archive":
 		store, err := oci.NewFromTar(ctx, l.path)
 		if err != nil {
 			return nil, fmt.Errorf("opening %s: %w", l.path, err)
 		}
-		return &Source{store, l.reference, nothing}, nil
+		return &Source{store, l.reference, nil, nothing}, nil
 	}
 	root, err := os.OpenRoot(l.path)
 	if err != nil {
@@ -105,7 +113,7 @@ func (l Location) Source(ctx context.Context, conn sealoci.Connection) (*Source,
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening layout %s: %w", l.path, err), root.Close())
 	}
-	return &Source{store, l.reference, root.Close}, nil
+	return &Source{store, l.reference, nil, root.Close}, nil
 }
 
 // Target opens the location for writing, making a layout if there is none.
@@ -116,15 +124,33 @@ func (l Location) Target(ctx context.Context, conn sealoci.Connection) (*Target,
 		if err != nil {
 			return nil, err
 		}
-		return &Target{r.Repository(), r.Reference(), nothing, func() error { r.Close(); return nil }}, nil
-	case "oci":
-		store, err := oci.NewWithContext(ctx, l.path)
-		if err != nil {
-			return nil, fmt.Errorf("opening layout %s: %w", l.path, err)
+		t := &Target{GraphTarget: r.Repository(), Reference: r.Reference(), finish: nothing}
+		t.cleanup = func() error { r.Close(); return nil }
+		if cache, err := os.UserCacheDir(); err == nil {
+			t.partials = filepath.Join(cache, "sealboot", "copy")
 		}
-		return &Target{store, l.reference, nothing, nothing}, nil
+		return t, nil
+	case "oci":
+		return openLayout(ctx, l.path, l.reference)
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(l.path), ".layout-*")
+	return openArchive(ctx, l.path, l.reference)
+}
+
+// openLayout opens a layout folder for writing.
+func openLayout(ctx context.Context, dir, reference string) (*Target, error) {
+	store, err := oci.NewWithContext(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening layout %s: %w", dir, err)
+	}
+	return &Target{
+		GraphTarget: checkedLayout{store, dir}, Reference: reference, partials: filepath.Join(dir, partialsDir),
+		finish: func() error { return syncFiles(dir) }, cleanup: nothing,
+	}, nil
+}
+
+// openArchive prepares a tar file that is written in the end.
+func openArchive(ctx context.Context, path, reference string) (*Target, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".layout-*")
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +159,75 @@ func (l Location) Target(ctx context.Context, conn sealoci.Connection) (*Target,
 	if err != nil {
 		return nil, errors.Join(err, remove())
 	}
-	return &Target{store, l.reference, func() error { return writeTar(l.path, dir) }, remove}, nil
+	return &Target{
+		GraphTarget: store, Reference: reference, partials: path + partialsDir, unfinished: true,
+		finish: func() error {
+			if err := writeTar(path, dir); err != nil {
+				return err
+			}
+			return os.RemoveAll(path + partialsDir)
+		},
+		cleanup: remove,
+	}, nil
+}
+
+// partialsDir is the name, or its end, of a folder of partials.
+const partialsDir = ".partial"
+
+// checkedLayout is a layout that does not trust its own files: a power cut may
+// have left one that is there and not written.
+type checkedLayout struct {
+	*oci.Store
+	dir string
+}
+
+// Exists reports whether something is there and whole, with all that it names.
+// What is damaged is removed.
+func (l checkedLayout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	ok, err := l.Store.Exists(ctx, d)
+	if err != nil || !ok {
+		return ok, err
+	}
+	if ok, err := l.whole(d); err != nil || !ok {
+		return ok, err
+	}
+	parts, err := content.Successors(ctx, l.Store, d)
+	if err != nil {
+		return false, err
+	}
+	for _, part := range parts {
+		if ok, err := l.Exists(ctx, part); err != nil || !ok {
+			return ok, err
+		}
+	}
+	return true, nil
+}
+
+// whole compares a blob that is there with its digest.
+func (l checkedLayout) whole(d ocispec.Descriptor) (bool, error) {
+	path := filepath.Join(l.dir, ocispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded())
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	verifier := d.Digest.Verifier()
+	if _, err := io.Copy(verifier, f); err != nil {
+		return false, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if verifier.Verified() {
+		return true, nil
+	}
+	return false, os.Remove(path)
+}
+
+// syncFiles makes what was written to the file system of dir durable.
+func syncFiles(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
 }
 
 // writeTar makes a tar file of the files of dir. The same files give the same
