@@ -185,11 +185,19 @@ func TestTruncatedAndSilentClients(t *testing.T) {
 }
 
 func TestServerTimeoutsAreSet(t *testing.T) {
-	h := newHTTP(http.NotFoundHandler(), (&Server{Config: Config{Log: testLog(t)}}).Log)
-	if h.ReadHeaderTimeout == 0 || h.ReadTimeout == 0 || h.WriteTimeout == 0 || h.IdleTimeout == 0 || h.MaxHeaderBytes == 0 {
-		t.Errorf("%+v leaves a limit open", h)
+	all := newBareLab(t).server.listeners(noListener{}, noListener{})
+	if len(all) != 2 {
+		t.Fatalf("%d listeners, want those of devices and operators", len(all))
+	}
+	for i, h := range all {
+		s := h.server
+		if s.ReadHeaderTimeout == 0 || s.ReadTimeout == 0 || s.WriteTimeout == 0 || s.IdleTimeout == 0 || s.MaxHeaderBytes == 0 {
+			t.Errorf("listener %d leaves a limit open: %+v", i, s)
+		}
 	}
 }
+
+type noListener struct{ net.Listener }
 
 func TestRateLimit(t *testing.T) {
 	now := time.Unix(1000, 0)

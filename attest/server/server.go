@@ -116,6 +116,21 @@ func newHTTP(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
+// listener is an address and what answers there.
+type listener struct {
+	server *http.Server
+	net.Listener
+}
+
+// listeners are those that [Server.Serve] serves.
+func (s *Server) listeners(devices, admin net.Listener) []listener {
+	all := []listener{{newHTTP(s.Devices(), s.Log), tls.NewListener(s.limitConns(devices), s.TLS())}}
+	if admin != nil {
+		all = append(all, listener{newHTTP(s.Admin(), s.Log), admin})
+	}
+	return all
+}
+
 // Serve answers devices on one listener (TLS is added here) and operators on the other, until ctx ends;
 // then it lets running requests finish. Admin may be nil.
 func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
@@ -123,14 +138,7 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 	if _, err := s.appraisers.get(ctx, s.Store); err != nil {
 		return fmt.Errorf("attestd: %w", err)
 	}
-	type listener struct {
-		server *http.Server
-		net.Listener
-	}
-	all := []listener{{newHTTP(s.Devices(), s.Log), tls.NewListener(s.limitConns(devices), s.TLS())}}
-	if admin != nil {
-		all = append(all, listener{newHTTP(s.Admin(), s.Log), admin})
-	}
+	all := s.listeners(devices, admin)
 	failed := make(chan error, len(all))
 	for _, l := range all {
 		go func() { failed <- l.server.Serve(l.Listener) }()
