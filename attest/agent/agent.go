@@ -55,7 +55,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		next := a.untilRenewal(time.Now())
+		next := a.untilRenewal(a.Handover.Now())
 		if err != nil {
 			a.Log.Error("attestd was not satisfied or not reached; will try again", "in", wait, "err", err)
 			next, wait = wait, min(2*wait, retryLongest)
@@ -82,7 +82,7 @@ func (a *Agent) Once(ctx context.Context) error {
 
 // round brings the certificate up to date and reports.
 func (a *Agent) round(ctx context.Context, report bool) error {
-	if a.untilRenewal(time.Now()) <= 0 {
+	if a.untilRenewal(a.Handover.Now()) <= 0 {
 		if err := a.renew(ctx); err != nil {
 			return err
 		}
@@ -190,6 +190,7 @@ func (a *Agent) client(ctx context.Context) (*http.Client, error) {
 		TLSClientConfig: &tls.Config{
 			MinVersion:   tls.VersionTLS13,
 			RootCAs:      a.Handover.SiteCA,
+			Time:         a.Handover.Now,
 			Certificates: []tls.Certificate{{Certificate: [][]byte{a.Handover.Certificate.Raw}, PrivateKey: signer, Leaf: a.Handover.Certificate}},
 		},
 	}}, nil

@@ -7,10 +7,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -158,6 +161,52 @@ func TestRenewalAtHalfLife(t *testing.T) {
 			t.Fatalf("stretch = %v", d)
 		}
 	}
+}
+
+// TestDeadClock has an agent in an OS whose clock is a year behind: the time that attestd gave at this boot, and what has
+// passed since, still gets it through to attestd and has it renew in time.
+func TestDeadClock(t *testing.T) {
+	real := func() time.Time { return time.Now().Add(365 * 24 * time.Hour) }
+	s := startAttestd(t)
+	a, k := newTestAgent(t, s, real)
+	cert := fresh(t, real())
+	s.TLS.Certificates = []tls.Certificate{cert}
+	a.Handover.SiteCA = x509.NewCertPool()
+	a.Handover.SiteCA.AddCert(cert.Leaf)
+	a.Handover.Result.IssuedAt = real().Add(-time.Hour).Unix()
+	a.Handover.uptime = func() time.Duration { return time.Hour }
+	if err := a.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if wait := a.untilRenewal(a.Handover.Now()); k.renewed == 0 || wait <= 0 || wait > ca.AgentLife {
+		t.Errorf("renewed %d times, the next in %v", k.renewed, wait)
+	}
+	// A clock that was set meanwhile counts.
+	set := real().Add(time.Minute)
+	a.Handover.system = func() time.Time { return set }
+	if got := a.Handover.Now(); !got.Equal(set) {
+		t.Errorf("Now = %v, want the system's %v", got, set)
+	}
+}
+
+// fresh is a certificate of a server at 127.0.0.1, as young as attestd's.
+func fresh(t *testing.T, now time.Time) tls.Certificate {
+	t.Helper()
+	key, err := ca.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {

@@ -13,6 +13,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/attest/result"
@@ -46,6 +49,9 @@ type Handover struct {
 	Identity    ca.Identity
 	Certificate *x509.Certificate
 	SiteCA      *x509.CertPool
+
+	system func() time.Time     // nil means time.Now
+	uptime func() time.Duration // nil means since the kernel started
 }
 
 // Open reads the handover in dir ([ErrNotAttested] when there is none).
@@ -75,6 +81,32 @@ func Open(dir string) (*Handover, error) {
 		return nil, fmt.Errorf("%s and %s are of different devices", FileCertificate, FileResult)
 	}
 	return h, nil
+}
+
+// Now is the system's time, or the time that attestd gave at this boot and what has passed since if that is later. A
+// machine without a battery for its clock begins years ago, and may never meet another clock than attestd's.
+func (h *Handover) Now() time.Time {
+	system, uptime := h.system, h.uptime
+	if system == nil {
+		system = time.Now
+	}
+	if uptime == nil {
+		uptime = sinceKernelStart
+	}
+	now := system()
+	if boot := time.Unix(h.Result.IssuedAt, 0).Add(uptime()); boot.After(now) {
+		return boot
+	}
+	return now
+}
+
+// sinceKernelStart is a little less than the time since attestd answered: then the loader had still to load the kernel.
+func sinceKernelStart() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }
 
 // Has tells whether the handover holds a file.

@@ -77,7 +77,7 @@ func (k *TPMKey) client() (*device.Client, error) {
 		TPM: k.TPM, URL: k.Handover.Result.URL, Site: k.Handover.Result.Issuer, ServerKey: server, ReleaseKey: release, Loader: k.Version,
 		HTTP: &http.Client{Transport: &http.Transport{
 			Proxy:           http.ProxyFromEnvironment,
-			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: k.Handover.SiteCA},
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: k.Handover.SiteCA, Time: k.Handover.Now},
 		}},
 	}, nil
 }
