@@ -13,8 +13,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/sealboot/sealboot/boot/qcow2"
+	"github.com/sealboot/sealboot/boot/xzstream"
 	"github.com/sealboot/sealboot/measure/event"
-	"github.com/ulikunitz/xz"
 )
 
 // DescribeDisk returns the annotations of a disk image's layer, so that a disk
@@ -73,7 +73,7 @@ func decompress(compression string, r io.Reader, w io.Writer) error {
 			r = z
 		}
 	case "xz":
-		r, err = xz.NewReader(r)
+		return xzstream.Copy(w, r)
 	default:
 		err = fmt.Errorf("%w: disk with compression %q", ErrUnsupported, compression)
 	}
