@@ -20,9 +20,9 @@ const activateTries = 8
 const sessionNonce = 16
 
 // activate has the TPM open the credential, which it does only under the release key's approval of the PCR values
-// that were quoted and of this credential.
+// that were quoted, of this credential, and of this boot.
 func (c *Client) activate(ctx context.Context, x *exchange, credential *keys.Credential) ([]byte, error) {
-	policy, cpHash := keys.ReleasePolicy(x.quoted, credential), credential.CPHash()
+	policy, cpHash := keys.ReleasePolicy(x.quoted, credential, x.resets), credential.CPHash()
 	p := &approved{
 		tpm: c.TPM, release: c.ReleaseKey, policy: policy, ref: keys.RefRelease, signature: x.release.Approval,
 		steps: func(s tpm2.TPMISHPolicy) []step {
@@ -34,6 +34,10 @@ func (c *Client) activate(ctx context.Context, x *exchange, credential *keys.Cre
 				func(ctx context.Context) error {
 					_, err := tpm2.PolicyCPHash{PolicySession: s, CPHashA: tpm2.TPM2BDigest{Buffer: cpHash}}.Execute(c.TPM.With(ctx))
 					return err
+				},
+				func(ctx context.Context) error {
+					operand, offset, operation := keys.SinceReset(x.resets)
+					return c.TPM.PolicyCounterTimer(ctx, s, operand, offset, operation)
 				},
 			}
 		},
@@ -183,7 +187,7 @@ func explain(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrTPMPolicy):
 		return err
-	case errors.Is(err, tpm2.TPMRCPolicyFail), errors.Is(err, tpm2.TPMRCPolicyCC):
+	case errors.Is(err, tpm2.TPMRCPolicyFail), errors.Is(err, tpm2.TPMRCPolicyCC), errors.Is(err, tpm2.TPMRCPolicy):
 		return fmt.Errorf("%w: %w", ErrTPMPolicy, err)
 	}
 	return fmt.Errorf("%w: %w", ErrTPM, err)

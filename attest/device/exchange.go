@@ -22,6 +22,7 @@ type exchange struct {
 	m1, m2        []byte
 	transcript    [32]byte
 	quoted        keys.PCRs // what was quoted
+	resets        uint32    // of the TPM, before this boot
 	release       wire.Release
 }
 
@@ -153,25 +154,27 @@ func (c *Client) quote(ctx context.Context, x *exchange, bank tpm2.TPMAlgID, ind
 		if err != nil {
 			return nil, fmt.Errorf("%w: quote: %w", ErrTPM, err)
 		}
-		digest, err := quotedDigest(rsp)
+		attest, info, err := quoted(rsp)
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(digest, x.quoted.Digest()) {
+		if bytes.Equal(info.PCRDigest.Buffer, x.quoted.Digest()) {
+			x.resets = attest.ClockInfo.ResetCount
 			return rsp, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: quote: PCRs were extended during each of %d tries", ErrTPM, quoteTries)
 }
 
-func quotedDigest(rsp *tpm2.QuoteResponse) ([]byte, error) {
+// quoted is what a quote says.
+func quoted(rsp *tpm2.QuoteResponse) (*tpm2.TPMSAttest, *tpm2.TPMSQuoteInfo, error) {
 	attest, err := rsp.Quoted.Contents()
 	if err != nil {
-		return nil, fmt.Errorf("%w: quote: %w", ErrTPM, err)
+		return nil, nil, fmt.Errorf("%w: quote: %w", ErrTPM, err)
 	}
 	info, err := attest.Attested.Quote()
 	if err != nil {
-		return nil, fmt.Errorf("%w: quote: %w", ErrTPM, errors.New("it attested something else"))
+		return nil, nil, fmt.Errorf("%w: quote: %w", ErrTPM, errors.New("it attested something else"))
 	}
-	return info.PCRDigest.Buffer, nil
+	return attest, info, nil
 }

@@ -376,6 +376,43 @@ func TestFakeServer(t *testing.T) {
 			t.Errorf("got %v, want ErrTPMPolicy", err)
 		}
 	})
+	t.Run("recorded release, signed anew", func(t *testing.T) {
+		s.change = func(p string, answer []byte) []byte {
+			if p != wire.PathEvidence {
+				return answer
+			}
+			return resign(t, s, recorded[wire.PathEvidence])
+		}
+		// In the boot that it was made for, the TPM opens it; the box belongs to another exchange.
+		if _, err := c.Boot(ctx, m.logs()); !errors.Is(err, device.ErrProtocol) {
+			t.Errorf("in the same boot: %v, want ErrProtocol", err)
+		}
+		// In the next, with the very same PCRs, the TPM refuses.
+		m.Reset(t)
+		m.bootFirmware(t)
+		m.measureImage(t)
+		if _, err := c.Boot(ctx, m.logs()); !errors.Is(err, device.ErrTPMPolicy) {
+			t.Errorf("in the next boot: %v, want ErrTPMPolicy", err)
+		}
+		s.change = nil
+		if _, err := c.Boot(ctx, m.logs()); err != nil {
+			t.Errorf("with a release of its own: %v", err)
+		}
+	})
+}
+
+// resign makes an old M4 the answer to this exchange.
+func resign(t testing.TB, s *site, old []byte) []byte {
+	var r wire.Release
+	err := wire.Payload(old, &r)
+	var raw []byte
+	if err == nil {
+		raw, err = wire.Sign(s.server, wire.DomainRelease, s.verdict.Verified.Transcript, &r)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return raw
 }
 
 // plant makes an M4 with a credential and a seal key of one's own and the approval of an old M4.

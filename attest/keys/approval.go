@@ -127,9 +127,21 @@ func MakeCredential(ek *Public, akName, secret []byte) (*Credential, error) {
 	return &Credential{AKName: akName, EKName: ek.Name, Blob: blob, Secret: enc}, nil
 }
 
-// ReleasePolicy is what "release/v1" approves: these PCR values, and this credential.
-func ReleasePolicy(p PCRs, c *Credential) []byte {
-	return extend(AgentPolicy(p), tpm2.TPMCCPolicyCpHash, c.CPHash())
+// ReleasePolicy is what "release/v1" approves: these PCR values, this credential, and this count of the TPM's resets.
+func ReleasePolicy(p PCRs, c *Credential, resets uint32) []byte {
+	operand, offset, operation := SinceReset(resets)
+	h := sha256.New() // TPM 2.0 Part 3, 23.10
+	h.Write(operand)
+	h.Write(binary.BigEndian.AppendUint16(nil, offset))
+	h.Write(binary.BigEndian.AppendUint16(nil, uint16(operation)))
+	policy := extend(AgentPolicy(p), tpm2.TPMCCPolicyCpHash, c.CPHash())
+	return extend(policy, tpm2.TPMCCPolicyCounterTimer, h.Sum(nil))
+}
+
+// SinceReset are the parameters of the TPM2_PolicyCounterTimer that holds in one boot: until the TPM is reset again.
+func SinceReset(resets uint32) (operand []byte, offset uint16, operation tpm2.TPMEO) {
+	const resetCount = 8 + 8 // in TPMS_TIME_INFO, behind time and clock
+	return binary.BigEndian.AppendUint32(nil, resets), resetCount, tpm2.TPMEOEq
 }
 
 // AgentPolicy is what "agent-key/v1" approves: these PCR values.

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,11 +88,19 @@ func TestPoliciesAgreeWithCalculator(t *testing.T) {
 	if diff := cmp.Diff(cpHash.Buffer, c.CPHash()); diff != "" {
 		t.Errorf("cpHash (-want +got):\n%s", diff)
 	}
-	release, err := digest(pcrs, tpm2.PolicyCPHash{CPHashA: *cpHash})
+	release, err := digest(pcrs, tpm2.PolicyCPHash{CPHashA: *cpHash}, counterTimer{0, 0, 0, 77, 0, 16, 0, 0})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(release, ReleasePolicy(p, c)); diff != "" {
+	if diff := cmp.Diff(release, ReleasePolicy(p, c, 77)); diff != "" {
 		t.Errorf("release policy (-want +got):\n%s", diff)
 	}
+}
+
+// counterTimer is TPM2_PolicyCounterTimer: operand, offset and operation, one behind the other.
+type counterTimer []byte
+
+func (c counterTimer) Update(policy *tpm2.PolicyCalculator) error {
+	sum := sha256.Sum256(c)
+	return policy.Update(tpm2.TPMCCPolicyCounterTimer, sum[:])
 }

@@ -208,6 +208,8 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 	}
 	if v := d.verdict.Verified; v != nil {
 		event.Detail["transcript"] = hex.EncodeToString(v.Transcript[:])
+		// For whoever looks into an incident: which decisions were made in one boot.
+		event.Detail["resets"], event.Detail["restarts"] = fmt.Sprint(v.Clock.ResetCount), fmt.Sprint(v.Clock.RestartCount)
 	}
 	if out.Allow {
 		if status.Reason = wentBack(d.found, d.seen); status.Reason != "" {

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -110,8 +112,28 @@ func TestWholeLife(t *testing.T) {
 		kinds = append(kinds, e.Kind+" "+e.Verdict)
 	}
 	want := []string{"enrol ", "decision allow", "ack ", "health ", "decision allow", "decision deny", "decision allow", "decision deny"}
-	if len(kinds) != len(want) {
-		t.Errorf("audit log %q, want %q", kinds, want)
+	if !slices.Equal(kinds, want) {
+		t.Fatalf("audit log %q, want %q", kinds, want)
+	}
+	wantResets(t, l.events())
+}
+
+// wantResets checks the resets of the TPM that a boot, its renewal and the next boot have on record: the first two
+// are between the same two resets.
+func wantResets(t *testing.T, events []store.Event) {
+	t.Helper()
+	var resets []int
+	for _, e := range events {
+		if e.Kind == "decision" && e.Verdict == "allow" {
+			n, err := strconv.Atoi(e.Detail["resets"])
+			if err != nil {
+				t.Error(err)
+			}
+			resets = append(resets, n)
+		}
+	}
+	if len(resets) != 3 || resets[1] != resets[0] || resets[2] != resets[0]+1 {
+		t.Errorf("the TPM was reset %v times", resets)
 	}
 }
 
