@@ -10,12 +10,14 @@
 //   - a transfer ends: each request is given up when it stalls, each mirror
 //     after [Options.Attempts] failures without progress, everything when the
 //     context ends;
-//   - memory beyond the blobs themselves is a fixed number of small buffers.
+//   - memory beyond the blobs themselves is a fixed number of small buffers; and
+//     [Fetcher.Stream] holds a window of a blob instead of all of it.
 //
 // Mirrors are tried in order. Fetching and verifying happen inside that loop:
 // a mirror that serves wrong bytes is set aside for that blob and the next one
-// is asked; one that is slow gives way to one that may be much faster. Nothing a server says is believed: Content-Range and
-// Content-Length are compared with what was asked for, and the digest decides.
+// is asked; one that is slow gives way to one that may be much faster. Nothing a
+// server says is believed: Content-Range and Content-Length are compared with
+// what was asked for, and the digest decides.
 //
 // The hash is computed in order by a goroutine of its own, which reads back
 // what the connections have written, so hashing overlaps with receiving and
