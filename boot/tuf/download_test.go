@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
 )
 
 // flaky serves data and cuts every connection after some bytes.
@@ -199,6 +200,59 @@ func TestMirrors(t *testing.T) {
 		if err != nil || got != "content" {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
+	}
+}
+
+// TestMirrorHidesNothing: a mirror that is behind, or that fails where it should
+// show the next root, neither ends the refresh nor freezes the device.
+func TestMirrorHidesNothing(t *testing.T) {
+	without := func(status int, names ...string) func(http.ResponseWriter, *http.Request, *tuftest.Repo) bool {
+		return func(w http.ResponseWriter, r *http.Request, _ *tuftest.Repo) bool {
+			for _, n := range names {
+				if strings.HasSuffix(r.URL.Path, n) {
+					w.WriteHeader(status)
+					return true
+				}
+			}
+			return false
+		}
+	}
+	for name, lie := range map[string]func(http.ResponseWriter, *http.Request, *tuftest.Repo) bool{
+		"the next root fails":     without(503, "/2.root.json"),
+		"the next root is hidden": without(404, "/2.root.json"),
+		"the timestamp is hidden": without(403, "/timestamp.json"),
+		"the snapshot is missing": without(404, ".snapshot.json"),
+		"the targets fail":        without(500, ".targets.json"),
+		"the timestamp is an older one": func(w http.ResponseWriter, r *http.Request, repo *tuftest.Repo) bool {
+			if !strings.HasSuffix(r.URL.Path, "/timestamp.json") {
+				return false
+			}
+			_, _ = w.Write(repo.Published["timestamp"][0])
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			want(t, d.refresh(), nil)
+			d.repo.RotateKeys("timestamp")
+			d.repo.AddArtifact("targets", "os", []byte("new"))
+			d.repo.Publish("root", "targets", "snapshot", "timestamp")
+			mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !lie(w, r, d.repo) {
+					d.repo.ServeHTTP(w, r)
+				}
+			}))
+			defer mirror.Close()
+			honest := tuf.Web{URL: d.repo.URL + "/metadata"}
+			d.cfg.Repositories = []tuf.Repository{tuf.Web{URL: mirror.URL + "/metadata"}, honest}
+			if got, err := d.get("os"); err != nil || got != "new" {
+				t.Errorf("with an honest mirror after it: %q, %v", got, err)
+			}
+			d.cfg.Store, d.cfg.Repositories = &store.Memory{}, d.cfg.Repositories[:1]
+			if d.refresh() == nil {
+				t.Error("the mirror alone is enough")
+			}
+		})
 	}
 }
 

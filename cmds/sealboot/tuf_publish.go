@@ -135,7 +135,7 @@ func (i *tufImage) content() ([]byte, error) {
 	case image.KindOCI:
 		repository, digest, ok := strings.Cut(i.oci, "@")
 		if !ok {
-			return nil, fmt.Errorf("--oci %q is not of the form REPOSITORY@sha256:...", i.oci)
+			return nil, fmt.Errorf("--oci %q is not of the form REPOSITORY@DIGEST", i.oci)
 		}
 		i.custom.OCI = &image.OCI{Repository: repository, Digest: digest}
 		return []byte(i.oci + "\n"), nil
