@@ -54,6 +54,7 @@ const maxFiles = 4096
 type Cache struct {
 	dir *os.Root
 
+	room sync.Mutex
 	mu   sync.Mutex
 	busy map[string]bool // names that a transfer is using
 }
@@ -111,8 +112,12 @@ func (c *Cache) open(name string) (*os.File, error) {
 // create opens a file to be written, in place of what is no file.
 func (c *Cache) create(name string, flag int) (*os.File, error) {
 	f, err := regular.Open(c.dir, name, flag|os.O_CREATE, 0o600)
-	if !errors.Is(err, regular.Err) {
-		return f, err
+	if err == nil {
+		return f, nil
+	}
+	// A device is refused by the kernel, and a link that leads out by os.Root.
+	if st, lerr := c.dir.Lstat(name); lerr != nil || st.Mode().IsRegular() {
+		return nil, err
 	}
 	if err := c.dir.Remove(name); err != nil {
 		return nil, err
@@ -286,8 +291,12 @@ func (c *Cache) finish(p *partial, warn func(error)) {
 	}
 	name := cacheName(p.blob)
 	st, err := c.dir.Stat(name + ".part")
+	if errors.Is(err, fs.ErrNotExist) { // it has been complete before, or could not be kept
+		warnIf(warn, c.dir.Remove(name+".marks"))
+		return
+	}
 	if err != nil || st.Size() != p.blob.Size {
-		return // it could not be kept, or has been complete before
+		return
 	}
 	// Its bytes were synced when the writer was closed.
 	if err := c.dir.Rename(name+".part", name); err != nil {
@@ -315,6 +324,8 @@ func warnIf(warn func(error), err error) {
 
 // makeRoom removes the oldest files until need bytes are free.
 func (c *Cache) makeRoom(need int64) error {
+	c.room.Lock() // or several would remove more than is needed
+	defer c.room.Unlock()
 	for n := 0; ; n++ {
 		free, err := c.free()
 		if err != nil {

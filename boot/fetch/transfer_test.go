@@ -326,6 +326,32 @@ func TestSHA512(t *testing.T) {
 	}
 }
 
+// TestCacheRename cuts the power when all of a blob was written, before it got
+// its name, and right after: nothing is fetched again, and nothing is left.
+func TestCacheRename(t *testing.T) {
+	want := content(3 * mib)
+	name := "sha256-" + blobOf(want).Digest.Encoded()
+	mark := fmt.Appendf(nil, "%d %s\n", len(want), blobOf(want).Digest.Encoded())
+	for way := range ways {
+		for _, renamed := range []bool{false, true} {
+			dir := t.TempDir()
+			file := filepath.Join(dir, name)
+			if !renamed {
+				file += ".part"
+			}
+			if err := errors.Join(os.WriteFile(file, want, 0o600), os.WriteFile(filepath.Join(dir, name+".marks"), mark, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if sent, err := boot(t, way, dir, want, time.Hour, nil); err != nil || sent != 0 {
+				t.Errorf("%s, renamed %v: %d bytes were fetched, error %v", way, renamed, sent, err)
+			}
+			if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 1 || left[0] != filepath.Join(dir, name) {
+				t.Errorf("%s, renamed %v: %q is left, error %v", way, renamed, left, err)
+			}
+		}
+	}
+}
+
 // TestCacheSlowLink cuts the power on a link that brings 2 KiB/s: the cache of
 // that moment has all but the last minute.
 func TestCacheSlowLink(t *testing.T) {

@@ -46,8 +46,8 @@ func (s System) withDefaults() System {
 }
 
 // Open mounts the volume with that label, read-only, and returns its folder.
-// The error is fs.ErrNotExist if there is none. If several volumes have
-// the label, the first by device name is taken.
+// The error is fs.ErrNotExist if there is none. If several volumes have the
+// label, the first by device name is taken that can be mounted.
 func (s System) Open(ctx context.Context, label string) (dir string, unmount func() error, err error) {
 	return s.mount(ctx, label, unix.MS_RDONLY)
 }
@@ -59,26 +59,38 @@ func (s System) OpenWritable(ctx context.Context, label string) (dir string, unm
 
 func (s System) mount(ctx context.Context, label string, flags uintptr) (string, func() error, error) {
 	s = s.withDefaults()
-	dev, fstype, err := s.Find(ctx, label)
+	found, err := s.find(ctx, label)
 	if err != nil {
 		return "", nil, err
-	}
-	if fstype == "iso9660" {
-		flags |= unix.MS_RDONLY
 	}
 	dir := filepath.Join(s.Dir, "volume-"+strings.ToLower(label))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, fmt.Errorf("mount point of volume %s: %w", label, err)
 	}
-	if err := unix.Mount(dev, dir, fstype, flags|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, options(fstype)); err != nil {
-		return "", nil, fmt.Errorf("mounting volume %s (%s, %s): %w", label, dev, fstype, err)
-	}
-	return dir, func() error {
-		if err := unix.Unmount(dir, 0); err != nil {
-			return fmt.Errorf("unmounting volume %s: %w", label, err)
+	var errs []error
+	for _, v := range found {
+		err := v.mount(dir, flags)
+		if err == nil {
+			return dir, func() error {
+				if err := unix.Unmount(dir, 0); err != nil {
+					return fmt.Errorf("unmounting volume %s: %w", label, err)
+				}
+				return nil
+			}, nil
 		}
-		return nil
-	}, nil
+		errs = append(errs, fmt.Errorf("mounting volume %s (%s, %s): %w", label, v.dev, v.fstype, err))
+	}
+	return "", nil, errors.Join(errs...)
+}
+
+// labelled is a device that has the label that was looked for.
+type labelled struct{ dev, fstype string }
+
+func (v labelled) mount(dir string, flags uintptr) error {
+	if v.fstype == "iso9660" {
+		flags |= unix.MS_RDONLY
+	}
+	return unix.Mount(v.dev, dir, v.fstype, flags|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, options(v.fstype))
 }
 
 // options overrule what a volume says of itself: the superblock of ext4 can ask for a kernel panic at the first error,
@@ -90,26 +102,38 @@ func options(fstype string) string {
 	return ""
 }
 
-// Find returns the device and the file system type of the volume with that
+// Find returns the device and the file system type of the first volume with that
 // label. The error is fs.ErrNotExist if there is none.
 func (s System) Find(ctx context.Context, label string) (dev, fstype string, err error) {
-	s = s.withDefaults()
+	found, err := s.withDefaults().find(ctx, label)
+	if err != nil {
+		return "", "", err
+	}
+	return found[0].dev, found[0].fstype, nil
+}
+
+// find returns every volume with that label, or fs.ErrNotExist.
+func (s System) find(ctx context.Context, label string) ([]labelled, error) {
 	entries, err := os.ReadDir(s.Sys)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", "", fmt.Errorf("listing block devices: %w", err)
+		return nil, fmt.Errorf("listing block devices: %w", err)
 	}
 	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	var found []labelled
 	for _, e := range entries {
 		if ctx.Err() != nil {
-			return "", "", context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		dev := filepath.Join(s.Dev, e.Name())
 		// A device that can not be read, a drive without a disk say, is not it.
 		if have, fstype, err := labelOf(dev); err == nil && have == label {
-			return dev, fstype, nil
+			found = append(found, labelled{dev, fstype})
 		}
 	}
-	return "", "", fmt.Errorf("volume labelled %s: %w", label, fs.ErrNotExist)
+	if len(found) == 0 {
+		return nil, fmt.Errorf("volume labelled %s: %w", label, fs.ErrNotExist)
+	}
+	return found, nil
 }
 
 func labelOf(dev string) (label, fstype string, err error) {

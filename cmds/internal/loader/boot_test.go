@@ -94,9 +94,7 @@ func TestSecondBoot(t *testing.T) {
 	if outcome, err := w.boot(); outcome != flow.Reboot || !errors.Is(err, errUsed) {
 		t.Errorf("boot without a reset: %v, %v; want errUsed", outcome, err)
 	}
-	w.tpm.Open(t)
-	w.tpm.Reset(t)
-	w.tpm.Close()
+	w.reset()
 	if outcome, err := w.boot(); outcome != flow.Kexec {
 		t.Errorf("boot after a reset: %v, %v", outcome, err)
 	}

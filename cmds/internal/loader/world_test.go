@@ -37,6 +37,7 @@ import (
 	"github.com/sealboot/sealboot/boot/cpio"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/kexec"
+	"github.com/sealboot/sealboot/boot/media/volume"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
@@ -61,6 +62,7 @@ type world struct {
 	loaded  *loaded // what kexec was given; nil as long as nothing
 	kexec   error   // what it answers
 	layout  string  // folder in place of SB-MEDIA
+	volumes volume.System // its disks
 	machine *Machine
 	change  func(*Options) // of a boot; may be nil
 }
@@ -267,6 +269,7 @@ func (w *world) boot() (flow.Outcome, error) {
 	if w.machine, err = New(o); err != nil {
 		t.Fatal(err)
 	}
+	w.machine.volumes = w.volumes
 	b, err := w.machine.Boot()
 	if err != nil {
 		t.Fatal(err)

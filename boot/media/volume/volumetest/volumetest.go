@@ -1,0 +1,116 @@
+// Package volumetest makes block devices with file systems, for tests.
+package volumetest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sealboot/sealboot/boot/media/volume"
+)
+
+// Machine returns a system whose block devices are the images, in that order,
+// behind loop devices. It needs root.
+func Machine(t testing.TB, images ...Image) volume.System {
+	t.Helper()
+	if os.Getuid() != 0 {
+		missing(t, "block devices need root")
+	}
+	dir := t.TempDir()
+	s := volume.System{Sys: filepath.Join(dir, "sys"), Dev: filepath.Join(dir, "dev"), Dir: filepath.Join(dir, "run")}
+	for i, img := range images {
+		name := "vd" + string(rune('a'+i))
+		if err := os.MkdirAll(filepath.Join(s.Sys, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(s.Dev, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(img.attach(t), filepath.Join(s.Dev, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// Image is a file that stands for a disk.
+type Image struct {
+	Path     string
+	ReadOnly bool
+}
+
+// Ext4 makes a file system of 16 MiB.
+func Ext4(t testing.TB, label string) Image {
+	t.Helper()
+	img := Image{Path: filepath.Join(t.TempDir(), "disk.img")}
+	if err := os.WriteFile(img.Path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(img.Path, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mkfs.ext4", "-q", "-F", "-L", label, img.Path)
+	return img
+}
+
+// Damage overwrites all of a disk but the superblock, which has the label.
+func (i Image) Damage(t testing.TB) Image {
+	t.Helper()
+	f, err := os.OpenFile(i.Path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	junk := []byte(strings.Repeat("\xa5", 1<<20))
+	for off := int64(4096); off < 15<<20; off += int64(len(junk)) {
+		if _, err := f.WriteAt(junk, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return i
+}
+
+// Edit has change make changes to the mounted file system.
+func (i Image) Edit(t testing.TB, change func(dir string)) Image {
+	t.Helper()
+	dir := t.TempDir()
+	run(t, "mount", "-o", "loop", i.Path, dir)
+	defer run(t, "umount", dir)
+	change(dir)
+	return i
+}
+
+// attach returns the loop device that the image is behind until the test ends.
+func (i Image) attach(t testing.TB) string {
+	t.Helper()
+	args := []string{"--find", "--show", i.Path}
+	if i.ReadOnly {
+		args = append(args, "--read-only")
+	}
+	dev := strings.TrimSpace(run(t, "losetup", args...))
+	t.Cleanup(func() { run(t, "losetup", "--detach", dev) })
+	return dev
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, err)
+	}
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+	return string(out)
+}
+
+func missing(t testing.TB, why any) {
+	t.Helper()
+	if os.Getenv("SEALBOOT_TEST_ALL") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
