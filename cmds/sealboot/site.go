@@ -25,6 +25,21 @@ func newSiteCmd() *cobra.Command {
 	return cmd
 }
 
+const nextSteps = `Site %[1]s is in %[2]s. Next:
+
+  attestd serve --dir %[2]s
+  sealboot device token --dir %[2]s first > join.token        devices may ask; or enrol them: sealboot enrol --help
+  sealboot site config --dir %[2]s --oci REGISTRY/IMAGE:TAG --registry-ca FILE --join-token join.token > site.json
+  sealboot build loader --site site.json                      what the devices start
+  sealboot predict profile --help                             what is good: each hardware model,
+  sealboot predict loader -o loader.json                      the loader,
+  sealboot predict image --name os-1 --image-version 1 -o os-1.json
+  sealboot policy rules --root-of-trust CLASS -o rules.json
+  sealboot policy add --dir %[2]s MODEL.json loader.json os-1.json rules.json
+  sealboot device list --dir %[2]s --state pending            devices that have started and wait
+  sealboot device allow --dir %[2]s DEVICE
+`
+
 func newSiteInitCmd() *cobra.Command {
 	var dir, roots string
 	var set site.Settings
@@ -55,15 +70,7 @@ site. Back it up as it is, kek.key apart from the rest.`,
 			if err := site.Init(dir, set, text, time.Now); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), `Site %[1]s is in %[2]s.
-
-Next:
-  sealboot site config --dir %[2]s --oci REGISTRY/IMAGE:TAG --registry-ca FILE > site.json
-                                                        what its loaders are built with
-  sealboot policy add --dir %[2]s FILE...               what is known to be good
-  sealboot enrol --dir %[2]s --evidence FILE            a device
-  attestd serve --dir %[2]s
-`, set.Name, dir)
+			fmt.Fprintf(cmd.OutOrStdout(), nextSteps, set.Name, dir)
 			return nil
 		},
 	}

@@ -83,14 +83,15 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // called again.
 func (p *Process) Kill() { p.signal(syscall.SIGKILL) }
 
-// Stop asks the process to end, and kills it when it has not within grace.
+// Stop asks the process and its group to end, as a terminal would, and kills them when
+// the process has not ended within grace.
 func (p *Process) Stop(grace time.Duration) {
 	select {
 	case <-p.done:
 		return
 	default:
 	}
-	_ = syscall.Kill(p.cmd.Process.Pid, syscall.SIGTERM)
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
 	select {
 	case <-p.done:
 	case <-time.After(grace):
