@@ -60,6 +60,10 @@ func (s *Set) Appraise(v *verify.Verified, d Device) *Appraisal {
 		a.deny(wire.Reason{Code: wire.CodePolicy, Detail: "this site has no rules document; add one with sealboot policy"})
 		return a
 	}
+	if bank := pcr.BankName(v.PCRs.Bank); !s.Rules.acceptsBank(bank) {
+		a.deny(wire.Reason{Code: wire.CodePolicy, Found: bank, Detail: "the rules accept no evidence in this PCR bank; activate SHA-256 in the " +
+			"firmware's setup, or list the bank in the rules if the firmware of every device extends it"})
+	}
 	if d.RequireEndorsement && v.Endorsement != nil {
 		a.deny(wire.Reason{Code: wire.CodeEK, Detail: v.Endorsement.Error()})
 	}

@@ -15,6 +15,10 @@ type Rules struct {
 	RootsOfTrust []RootOfTrust `json:"rootsOfTrust"` // classes of platform that are accepted
 	// Authority says what may stand in PCR 13. A record that matches no rule is a denial.
 	Authority []RecordRule `json:"authority"`
+	// Banks are the PCR banks that evidence may be in; none means SHA-256 alone. Which banks are active is the device's
+	// word. One that its firmware does not extend is all zero, so that any OS can extend into it what another machine
+	// would have measured. List "sha384" only if the firmware of every device extends that bank.
+	Banks []string `json:"banks,omitempty"`
 	// AllowUnverifiedDisk accepts a disk that nobody verifies when it is booted again. It is then worth as little as
 	// the machine's physical security.
 	AllowUnverifiedDisk bool `json:"allowUnverifiedDisk,omitempty"`
@@ -64,12 +68,25 @@ func (r *Rules) check() error {
 	if len(r.RootsOfTrust) == 0 {
 		return errors.New("rootsOfTrust is empty: no device would be accepted")
 	}
+	for _, b := range r.Banks {
+		if b != "sha256" && b != "sha384" {
+			return fmt.Errorf("banks: %q, want sha256 or sha384", b)
+		}
+	}
 	for _, rule := range r.Authority {
 		if rankOf(rule.Type) < 0 {
 			return fmt.Errorf("authority: the loader measures no %q into PCR 13", rule.Type)
 		}
 	}
 	return nil
+}
+
+// acceptsBank tells whether evidence may be in a bank.
+func (r *Rules) acceptsBank(name string) bool {
+	if len(r.Banks) == 0 {
+		return name == "sha256"
+	}
+	return slices.Contains(r.Banks, name)
 }
 
 // rankOf is the place of a type in PCR 13, or -1.

@@ -113,7 +113,7 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 			return []wire.Reason{{Code: wire.CodeDevice}}
 		}
 		d.found = appraise(v, s.rulesFor(d.device, d.seen))
-		return slices.Concat(d.found.reasons, floorGone(d.found, d.seen), weaker(d.found, d.device, d.seen))
+		return slices.Concat(d.found.reasons, floorGone(d.found, d.seen), weaker(d.found, d.device, d.seen), otherBank(d.found, d.device, d.seen))
 	})
 	if failed != nil {
 		return nil, failed

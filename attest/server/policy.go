@@ -26,6 +26,8 @@ const (
 	versionFloor = floorPrefix + "present"
 	// versionRoot is the strength of the platform's root of trust.
 	versionRoot = "root-of-trust"
+	// versionBank is the number of the PCR bank that it was judged by.
+	versionBank = "bank"
 )
 
 // finding is what the appraisal policy says of verified evidence. No reasons means that it agrees.
@@ -91,6 +93,9 @@ func parseDocuments(documents []store.Document) (appraiseFunc, error) {
 			f.image, f.version = a.Image.Name, int64(min(a.Image.ImageVersion, math.MaxInt64))
 			f.versions[versionImage] = f.version
 		}
+		if v.Device.Phase == wire.PhaseBoot {
+			f.versions[versionBank] = int64(v.PCRs.Bank)
+		}
 		// A renewal quotes too few PCRs to tell similar platforms apart.
 		if a.Profile != nil && v.Device.Phase == wire.PhaseBoot {
 			f.versions[versionRoot] = int64(a.Profile.RootOfTrust.Strength())
@@ -148,6 +153,17 @@ func weaker(f finding, d store.Device, seen map[string]int64) []wire.Reason {
 	}
 	return []wire.Reason{{Code: wire.CodeFirmware, Detail: "this device has proven a platform with a stronger root of trust before; " +
 		"if it has really changed, name its profile: sealboot device policy"}}
+}
+
+// otherBank denies a device that shows another PCR bank than it has proven before. It says itself which banks are active,
+// and one that its firmware does not extend holds what an OS puts there. Naming the device's profiles overrides this.
+func otherBank(f finding, d store.Device, seen map[string]int64) []wire.Reason {
+	now, told := f.versions[versionBank]
+	if !told || seen[versionBank] == 0 || now == seen[versionBank] || len(d.Policy.Profiles) > 0 {
+		return nil
+	}
+	return []wire.Reason{{Code: wire.CodeSelection, Detail: "this device has proven another PCR bank before; " +
+		"if its firmware's setup has really changed, name its profile: sealboot device policy"}}
 }
 
 // wentBack says in what a device shows older versions than before. That is not a reason to deny, since a

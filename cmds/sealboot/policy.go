@@ -158,7 +158,7 @@ func checkClass(class string) error {
 
 func newPolicyRulesCmd() *cobra.Command {
 	var name, out string
-	var roots []string
+	var roots, banks []string
 	cmd := &cobra.Command{
 		Use:   "rules --root-of-trust CLASS",
 		Short: "Write a set of rules to start from",
@@ -174,12 +174,15 @@ Images and loaders are pinned by their own references. Edit the file, then add i
 				}
 				classes = append(classes, policy.RootOfTrust(r))
 			}
-			return writeDocument(out, policy.DefaultRules(name, classes...))
+			rules := policy.DefaultRules(name, classes...)
+			rules.Banks = banks
+			return writeDocument(out, rules)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&name, "name", "rules", "the document's name")
 	f.StringArrayVar(&roots, "root-of-trust", nil, "class of platform to accept: hardware, locked, writable or virtual (repeat)")
+	f.StringArrayVar(&banks, "bank", nil, "PCR bank to accept evidence in: sha256 (the default) or sha384, if the firmware of every device extends it (repeat)")
 	f.StringVarP(&out, "output", "o", "", "file to write; empty means standard output")
 	require(cmd, "root-of-trust")
 	oneOf(cmd, "root-of-trust", policy.RootsOfTrust()...)
