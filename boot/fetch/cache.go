@@ -86,6 +86,7 @@ func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
 	}
 	name := cacheName(p.blob)
 	if err := c.replay(ctx, p, name, nil); err == nil && p.complete() && p.verify() {
+		c.finish(p, warn)
 		return nil
 	} else if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -59,9 +59,9 @@ type world struct {
 	conf     *config.Site
 	out      bytes.Buffer // console
 
-	loaded  *loaded // what kexec was given; nil as long as nothing
-	kexec   error   // what it answers
-	layout  string  // folder in place of SB-MEDIA
+	loaded  *loaded       // what kexec was given; nil as long as nothing
+	kexec   error         // what it answers
+	layout  string        // folder in place of SB-MEDIA
 	volumes volume.System // its disks
 	machine *Machine
 	change  func(*Options) // of a boot; may be nil
