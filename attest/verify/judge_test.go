@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"slices"
 	"strings"
@@ -333,5 +334,34 @@ func TestCertificateOfAnotherEK(t *testing.T) {
 	v = w.ask(t, nil).verdict()
 	if !v.Allowed() || v.Verified.Endorsement == nil {
 		t.Errorf("without a certificate: allowed %t, %v; endorsement %v", v.Allowed(), v.Reasons, v.Verified.Endorsement)
+	}
+}
+
+// TestNothingIsReleasedForADenial holds the last door: what makes M4 asks the verdict itself.
+func TestNothingIsReleasedForADenial(t *testing.T) {
+	w := newWorld(t)
+	good := w.ask(t, nil).verdict()
+	grant := verify.Grant{Decision: "d", ReleaseKey: w.release, ServerKey: w.server,
+		Secrets: &wire.Secrets{Version: wire.Version, SealKey: make([]byte, 32), AgentCertificate: []byte("c"), SiteCA: []byte("c")}}
+	if _, _, err := verify.NewRelease(good, grant); err != nil {
+		t.Fatal(err)
+	}
+	without := grant
+	without.Secrets = nil
+	denied := w.ask(t, nil).verdict()
+	denied.Deny(wire.Reason{Code: wire.CodeDevice})
+	for name, c := range map[string]struct {
+		v *verify.Verdict
+		g verify.Grant
+	}{
+		"no verdict":       {nil, grant},
+		"the zero verdict": {&verify.Verdict{}, grant},
+		"a denial":         {denied, grant},
+		"no facts":         {&verify.Verdict{Claimed: good.Claimed}, grant},
+		"no secrets":       {good, without},
+	} {
+		if m4, _, err := verify.NewRelease(c.v, c.g); !errors.Is(err, verify.ErrNotAllowed) || m4 != nil {
+			t.Errorf("%s: %d bytes of M4, %v; want %v", name, len(m4), err, verify.ErrNotAllowed)
+		}
 	}
 }
