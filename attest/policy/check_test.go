@@ -95,6 +95,9 @@ func TestDocumentsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Sign(p384, raw); !errors.Is(err, ErrSignature) {
+		t.Errorf("Sign with a P-384 key: %v, want %v", err, ErrSignature)
+	}
 	for _, k := range []*ecdsa.PublicKey{nil, &p384.PublicKey} {
 		if _, err := Open(k, signed); !errors.Is(err, ErrSignature) {
 			t.Errorf("Open with key %v: %v, want %v", k, err, ErrSignature)
