@@ -13,6 +13,7 @@ import (
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
 )
 
@@ -77,6 +78,32 @@ func TestTUF(t *testing.T) {
 	if !strings.Contains(w.out.String(), "was seen") || !strings.Contains(w.out.String(), "FAILED at fetch") {
 		t.Errorf("the console does not say why:\n%s", &w.out)
 	}
+}
+
+// TestFastForward lets a thief of the timestamp's key sign a huge version. The floor in the TPM holds it, also against
+// the owner, until root gives the role another key: then versions begin anew.
+func TestFastForward(t *testing.T) {
+	w := newWorld(t)
+	r := w.repo(1)
+	publishTimestamp := func(version int64) {
+		r.Timestamp.Signed.Version = version - 1
+		r.Publish("timestamp")
+	}
+	publishTimestamp(1 << 40)
+	w.boots(event.FloorNV)
+	publishTimestamp(5)
+	w.refuses(floor.ErrRollback)
+	r.RotateKeys("timestamp")
+	r.Publish("root")
+	publishTimestamp(5)
+	w.boots(event.FloorNV)
+	if f := w.floor(); f.Timestamp.Version != 5 || f.RootVersion != 2 {
+		t.Errorf("the floor is %+v", f)
+	}
+	publishTimestamp(4)
+	w.refuses(floor.ErrRollback)
+	publishTimestamp(1 << 47) // from where there would be no way back
+	w.refuses(floor.ErrJump)
 }
 
 // TestExpired shows that the signed time judges the metadata.
