@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opencontainers/go-digest"
+
 	"github.com/sealboot/sealboot/boot/fetch"
 	fp "github.com/sealboot/sealboot/boot/fetch/faultproxy"
 )

@@ -6,9 +6,10 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealboot/sealboot/boot/cpio"
 	"github.com/sealboot/sealboot/boot/memfd"
-	"golang.org/x/sys/unix"
 )
 
 // initrd is the file that is loaded and where the handover begins in it.

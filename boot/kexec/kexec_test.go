@@ -12,8 +12,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/sealboot/sealboot/boot/memfd"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/boot/memfd"
 )
 
 // fake is a kernel that accepts files beginning with "KERNEL".

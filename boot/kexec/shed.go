@@ -5,9 +5,10 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealboot/sealboot/boot/memfd"
 	"github.com/sealboot/sealboot/boot/uki"
-	"golang.org/x/sys/unix"
 )
 
 // loadSlack is what else is needed: the handover, the kernel's lists of the

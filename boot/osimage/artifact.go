@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/sealboot/sealboot/boot/memfd"
 	"github.com/sealboot/sealboot/measure/event"
 )

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/sealboot/sealboot/boot/memfd"
 	"github.com/sealboot/sealboot/boot/uki"
 	"github.com/sealboot/sealboot/boot/unpack"

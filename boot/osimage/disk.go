@@ -13,8 +13,9 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/sealboot/sealboot/measure/event"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/measure/event"
 )
 
 // Annotations of a disk's layer.

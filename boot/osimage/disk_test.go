@@ -17,8 +17,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/sealboot/sealboot/measure/event"
 	"github.com/ulikunitz/xz"
+
+	"github.com/sealboot/sealboot/measure/event"
 )
 
 // packedDisks is one raw disk in every form that is read.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/sealboot/sealboot/boot/qcow2"
 	"github.com/sealboot/sealboot/boot/xzstream"
 	"github.com/sealboot/sealboot/measure/event"

@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/memfd"
 	"github.com/sealboot/sealboot/boot/uki"

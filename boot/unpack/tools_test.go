@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/sealboot/sealboot/boot/unpack/rootinit"
 )
 

@@ -15,11 +15,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/image"
 	"github.com/sealboot/sealboot/measure/atomicfile"
-	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // Bundle is an offline bundle to write.
