@@ -97,16 +97,20 @@ func (f *nvFloor) Raise(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 // years. That the floor lags on a machine that was long off does no harm.
 const timeStep = 90 * 24 * time.Hour
 
-// clamp bounds the time floor's way from old to next. The clock has refused already
-// what is beyond its own horizon.
+// timeGrain is how fine the time floor is. Every step of it is a write to the TPM's flash, which endures 100,000 or so: a
+// machine that boots in a loop must not wear it out.
+const timeGrain = 24 * time.Hour
+
+// clamp bounds the time floor's way from old to next, in whole days. The clock has refused already what is beyond its own
+// horizon.
 func (f *nvFloor) clamp(old, next time.Time) time.Time {
 	if built := f.clock.Built(); old.Before(built) {
 		old = built
 	}
 	if most := old.Add(timeStep); next.After(most) {
-		return most
+		next = most
 	}
-	return next
+	return next.Truncate(timeGrain)
 }
 
 func (f *nvFloor) record(r floor.Record) event.Record {

@@ -161,6 +161,30 @@ func TestWrongTimeSigned(t *testing.T) {
 	}
 }
 
+// TestFloorWearsNothingOut boots a machine twice on one day, and on the next: the TPM's flash is written once a day,
+// however often the machine boots.
+func TestFloorWearsNothingOut(t *testing.T) {
+	w := newWorld(t)
+	tomorrow := time.Now().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	content := func(at time.Duration) string {
+		t.Helper()
+		w.ahead.Store(int64(time.Until(tomorrow.Add(at))))
+		w.boots(event.FloorNV)
+		b, err := w.tpm.Open(t).ReadNV(t.Context(), floor.Index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	first := content(time.Hour)
+	if content(20*time.Hour) != first {
+		t.Error("the floor was written again on the same day")
+	}
+	if content(25*time.Hour) == first {
+		t.Error("the time floor stands still")
+	}
+}
+
 // TestFloorOptional boots an image without a version where the site config says
 // so, but not on a machine that is known to have had a floor.
 func TestFloorOptional(t *testing.T) {
