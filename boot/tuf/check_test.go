@@ -1,0 +1,112 @@
+package tuf
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// TestChecks changes one thing in what a role must contain and wants to be told which. No signature is involved:
+// whoever holds a role's keys can sign nonsense.
+func TestChecks(t *testing.T) {
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := metadata.KeyFromPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := key.ID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := *key
+	large.Value.PublicKey = strings.Repeat("a", maxKeyBytes+1)
+	expires := time.Now().Add(time.Hour)
+	root := func(change func(*metadata.RootType)) error {
+		r := &metadata.Root(expires).Signed
+		for _, role := range r.Roles {
+			role.KeyIDs, role.Threshold = []string{id}, 1
+		}
+		r.Keys[id] = key
+		change(r)
+		return checkRoot(r)
+	}
+	targets := func(change func(*metadata.TargetsType)) error {
+		s := &metadata.Targets(expires).Signed
+		s.Targets["os"] = &metadata.TargetFiles{Length: 1}
+		s.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{id: key}, Roles: []metadata.DelegatedRole{
+			{Name: "team", KeyIDs: []string{id}, Threshold: 1, Paths: []string{"*"}}}}
+		change(s)
+		return checkTargets(s)
+	}
+	succinct := func(change func(*metadata.Delegations)) error {
+		return targets(func(s *metadata.TargetsType) {
+			s.Delegations.Roles = nil
+			s.Delegations.SuccinctRoles = &metadata.SuccinctRoles{KeyIDs: []string{id}, Threshold: 1, BitLength: 2, NamePrefix: "bin"}
+			change(s.Delegations)
+		})
+	}
+	timestamp := func(change func(*metadata.TimestampType)) error {
+		s := &metadata.Timestamp(expires).Signed
+		change(s)
+		return checkTimestamp(s)
+	}
+	snapshot := func(change func(*metadata.SnapshotType)) error {
+		s := &metadata.Snapshot(expires).Signed
+		change(s)
+		return checkSnapshot(s)
+	}
+	for _, c := range []struct {
+		want string // empty: nothing is wrong
+		err  error
+	}{
+		{"", root(func(*metadata.RootType) {})},
+		{"its type is", root(func(r *metadata.RootType) { r.Type = RoleTargets })},
+		{"follows version", root(func(r *metadata.RootType) { r.SpecVersion = "2.0" })},
+		{"version 0", root(func(r *metadata.RootType) { r.Version = 0 })},
+		{"no expiry", root(func(r *metadata.RootType) { r.Expires = time.Time{} })},
+		{"no role snapshot", root(func(r *metadata.RootType) { delete(r.Roles, RoleSnapshot) })},
+		{"no threshold", root(func(r *metadata.RootType) { r.Roles[RoleTargets].Threshold = 0 })},
+		{"no keys", root(func(r *metadata.RootType) { r.Roles[RoleTargets].KeyIDs = nil })},
+		{"is missing", root(func(r *metadata.RootType) { r.Keys["x"] = nil })},
+		{"larger than", root(func(r *metadata.RootType) { r.Keys["x"] = &large })},
+
+		{"", timestamp(func(*metadata.TimestampType) {})},
+		{"does not name a snapshot", timestamp(func(s *metadata.TimestampType) { s.Meta = nil })},
+		{"no version", timestamp(func(s *metadata.TimestampType) { s.Meta["snapshot.json"].Version = 0 })},
+		{"negative length", timestamp(func(s *metadata.TimestampType) { s.Meta["snapshot.json"].Length = -1 })},
+		{"", snapshot(func(*metadata.SnapshotType) {})},
+		{"does not name a targets", snapshot(func(s *metadata.SnapshotType) { s.Meta = nil })},
+		{"its entry for", snapshot(func(s *metadata.SnapshotType) { s.Meta["team.json"] = nil })},
+
+		{"", targets(func(*metadata.TargetsType) {})},
+		{"", targets(func(s *metadata.TargetsType) { s.Delegations = nil })},
+		{"no content", targets(func(s *metadata.TargetsType) { s.Targets["os"] = nil })},
+		{"negative length", targets(func(s *metadata.TargetsType) { s.Targets["os"].Length = -1 })},
+		{"is missing", targets(func(s *metadata.TargetsType) { s.Delegations.Keys["x"] = nil })},
+		{"has 0 bytes", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Name = "" })},
+		{"top-level role root", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Name = RoleRoot })},
+		{"no threshold", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Threshold = 0 })},
+		{"both paths and", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].PathHashPrefixes = []string{"00"} })},
+		{"delegates twice", targets(func(s *metadata.TargetsType) {
+			s.Delegations.Roles = append(s.Delegations.Roles, s.Delegations.Roles[0])
+		})},
+		{"", succinct(func(*metadata.Delegations) {})},
+		{"both roles and succinct", succinct(func(d *metadata.Delegations) { d.Roles = []metadata.DelegatedRole{} })},
+		{"has 0 bytes", succinct(func(d *metadata.Delegations) { d.SuccinctRoles.NamePrefix = "" })},
+		{"no keys", succinct(func(d *metadata.Delegations) { d.SuccinctRoles.KeyIDs = nil })},
+	} {
+		if c.want == "" && c.err != nil {
+			t.Errorf("good metadata: %v", c.err)
+		}
+		if c.want != "" && (c.err == nil || !strings.Contains(c.err.Error(), c.want)) {
+			t.Errorf("error is %v, want one with %q", c.err, c.want)
+		}
+	}
+}
