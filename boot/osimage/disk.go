@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,20 +65,21 @@ func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, c
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{Kind: event.KindDisk}
+	i := &Image{Kind: event.KindDisk, Descriptor: event.Descriptor{Kind: event.KindDisk}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, i.Close())
 		}
 	}()
+	// What is small first: if it cannot be had, the disk stays as it is.
+	if err := i.addBootFiles(ctx, layers, line, content); err != nil {
+		return nil, err
+	}
 	disk, err := i.placeDisk(ctx, layer, content, &opts)
 	if err != nil {
 		return nil, err
 	}
-	i.Descriptor = event.Descriptor{Kind: event.KindDisk, Artifacts: append([]event.Artifact{disk}, verity...)}
-	if err := i.addBootFiles(ctx, layers, line, content); err != nil {
-		return nil, err
-	}
+	i.Descriptor.Artifacts = slices.Concat([]event.Artifact{disk}, verity, i.Descriptor.Artifacts)
 	return i, i.finish(&opts)
 }
 
