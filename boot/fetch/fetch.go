@@ -203,10 +203,11 @@ func (f *Fetcher) complete(ctx context.Context, e *entry, b Blob) error {
 		}
 		e.part = part
 		f.meter.expect(b)
-		if err := f.opt.Cache.load(ctx, part, f.opt.Warn); err != nil {
+		err = f.opt.Cache.load(ctx, part, f.opt.Warn)
+		f.meter.add(part.have())
+		if err != nil {
 			return err
 		}
-		f.meter.add(part.have())
 	}
 	if e.part.verified {
 		return nil

@@ -2,12 +2,14 @@ package fetch_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +100,18 @@ var ways = map[string]func(context.Context, *testing.T, *fetch.Fetcher, fetch.Bl
 	},
 }
 
+// few bytes are what servers have sent that were not read: their answers were refused.
+const few = 64 << 10
+
+// busyUntil answers 503 with a date in Retry-After.
+func busyUntil(d time.Duration) fp.Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		now := time.Now().UTC()
+		w.Header().Set("Date", now.Format(http.TimeFormat))
+		fp.Status(503, now.Add(d).Format(http.TimeFormat))(w, r, next)
+	}
+}
+
 // TestFaults has one server misbehave in one way, for ever or a few times.
 func TestFaults(t *testing.T) {
 	const size = 10 * mib
@@ -108,22 +122,32 @@ func TestFaults(t *testing.T) {
 		pick   func(*http.Request, int) fp.Fault
 		err    error // nil: the blob arrives
 		resent int64 // most that may be sent beyond the blob
+		sent   int64 // most that may be sent in all; 0 means the blob and resent
+
+		least, most time.Duration // that it takes; 0 means any time
 	}{
 		{name: "none"},
-		{name: "cut at 10%", pick: fp.First(nil, fp.Cut(size/10)), resent: 0},
-		{name: "cut three times", pick: fp.First(fp.Cut(size/10), fp.Cut(size/10), fp.Cut(size/10)), resent: 0},
+		{name: "cut at 10%", pick: fp.First(fp.Cut(size / 10))},
+		{name: "cut at 50%", pick: fp.First(nil, fp.Cut(size/2-4*mib))},
+		{name: "cut at 90%", pick: fp.First(nil, fp.Cut(size/10*9-4*mib))},
+		{name: "cut at 10, 50 and 90%", pick: fp.First(fp.Cut(size/10), fp.Cut(size/10*4-1), fp.Cut(1), nil, fp.Cut(size/10))},
 		{name: "cut often", pick: func(_ *http.Request, n int) fp.Fault { return fp.Cut(300_000) }, resent: 0},
 		{name: "cut before the first byte, for ever", pick: fp.Always(fp.Cut(0)), err: io.ErrUnexpectedEOF},
-		{name: "stall once", pick: fp.First(fp.Stall(mib)), resent: 0},
-		{name: "stall for ever", pick: fp.Always(fp.Stall(0)), err: fetch.ErrStalled},
-		{name: "a byte a second", pick: fp.Always(fp.Throttle(1, time.Second)), err: fetch.ErrStalled, resent: 0},
-		{name: "truncated once", pick: fp.First(fp.Truncate(mib)), resent: 0},
+		{name: "stall once", pick: fp.First(fp.Stall(mib)), most: 61 * time.Second},
+		{name: "stall for ever", pick: fp.Always(fp.Stall(0)), err: fetch.ErrStalled, sent: 1, most: 4 * time.Minute},
+		{name: "stall for ever after a part", pick: after(1, nil, fp.Stall(100)), err: fetch.ErrStalled, sent: 4*mib + 600, most: 4 * time.Minute},
+		{name: "a byte a second", pick: fp.Always(fp.Throttle(1, time.Second)), err: fetch.ErrStalled, sent: 200, most: 4 * time.Minute},
+		{name: "a byte a second after a part", pick: after(1, nil, fp.Throttle(1, time.Second)), err: fetch.ErrStalled, sent: 4*mib + 200, most: 4 * time.Minute},
+		{name: "truncated once", pick: fp.First(fp.Truncate(mib))},
+		{name: "truncated after a part", pick: fp.First(nil, fp.Truncate(mib))},
 		{name: "truncated for ever", pick: fp.Always(fp.Truncate(0)), err: io.ErrUnexpectedEOF},
-		{name: "short Content-Length", pick: fp.Always(fp.ContentLength(100)), err: fetch.ErrProtocol, resent: 0},
-		{name: "long Content-Length", pick: fp.Always(fp.ContentLength(2 * size)), err: fetch.ErrProtocol, resent: 1 << 62},
-		{name: "Content-Range of another part", pick: fp.Always(fp.ContentRange("bytes 1-4194304/10485760")), err: fetch.ErrProtocol, resent: 1 << 62},
-		{name: "Content-Range of another size", pick: fp.Always(fp.ContentRange("bytes 0-4194303/10485761")), err: fetch.ErrProtocol, resent: 1 << 62},
-		{name: "Content-Range without a size", pick: fp.Always(fp.ContentRange("bytes 0-4194303/*")), err: fetch.ErrProtocol, resent: 1 << 62},
+		{name: "short Content-Length", pick: fp.Always(fp.ContentLength(100)), err: fetch.ErrProtocol, sent: few},
+		{name: "long Content-Length", pick: fp.Always(fp.ContentLength(2 * size)), err: fetch.ErrProtocol, sent: few},
+		{name: "long Content-Length once, after a part", pick: fp.First(nil, fp.ContentLength(2*size)), resent: few},
+		{name: "Content-Range of another part", pick: fp.Always(fp.ContentRange("bytes 1-4194304/10485760")), err: fetch.ErrProtocol, sent: few},
+		{name: "Content-Range of another size", pick: fp.Always(fp.ContentRange("bytes 0-4194303/10485761")), err: fetch.ErrProtocol, sent: few},
+		{name: "Content-Range without a size", pick: fp.Always(fp.ContentRange("bytes 0-4194303/*")), err: fetch.ErrProtocol, sent: few},
+		{name: "Content-Range of another part once, after a part", pick: fp.First(nil, fp.ContentRange("bytes 0-6291455/10485760")), resent: few},
 		{name: "no ranges", pick: fp.Always(fp.IgnoreRange)},
 		{name: "no ranges after a cut", pick: fp.First(fp.Cut(mib), fp.IgnoreRange), resent: mib},
 		{name: "no ranges and cuts for ever", pick: func(*http.Request, int) fp.Fault {
@@ -131,23 +155,29 @@ func TestFaults(t *testing.T) {
 				r.Header.Del("Range")
 				fp.Cut(mib)(w, r, next)
 			}
-		}, err: fetch.ErrNoRange, resent: 3 * mib},
+		}, err: fetch.ErrNoRange, sent: 4*mib + few},
 		{name: "416 for ever", pick: fp.Always(fp.Status(416, "")), err: fetch.ErrNoRange},
 		{name: "416 after a part", pick: fp.First(nil, fp.Status(416, "")), resent: 4 * mib},
-		{name: "429 with Retry-After", pick: fp.First(fp.Status(429, "7"), fp.Status(503, "11"))},
-		{name: "429 for ever", pick: fp.Always(fp.Status(429, "7")), err: &fetch.StatusError{}},
-		{name: "404", pick: fp.Always(fp.Status(404, "")), err: &fetch.StatusError{}},
+		{name: "429 and 503 with Retry-After", pick: fp.First(fp.Status(429, "7"), fp.Status(503, "11")), least: 18 * time.Second, most: 19 * time.Second},
+		{name: "503 until a date, after a part", pick: fp.First(nil, busyUntil(40*time.Second)), least: 40 * time.Second, most: 41 * time.Second},
+		{name: "503 for a day", pick: fp.First(fp.Status(503, "86400")), least: time.Minute, most: 61 * time.Second},
+		{name: "503 until another year", pick: fp.First(busyUntil(1e4 * time.Hour)), least: time.Minute, most: 61 * time.Second},
+		{name: "429 for ever", pick: fp.Always(fp.Status(429, "7")), err: &fetch.StatusError{}, sent: 1, least: 35 * time.Second, most: time.Minute},
+		{name: "404", pick: fp.Always(fp.Status(404, "")), err: &fetch.StatusError{}, sent: 1},
 		{name: "500 twice", pick: fp.First(fp.Status(500, ""), nil, fp.Status(500, ""))},
-		{name: "redirect loop", pick: fp.Always(fp.RedirectLoop), err: errors.New("stopped after 10 redirects")},
-		{name: "endless", pick: fp.Always(fp.Endless), err: fetch.ErrDigest, resent: mib},
-		{name: "changed from the middle on", pick: fp.Always(fp.Corrupt(0)), err: fetch.ErrDigest},
+		{name: "redirect loop", pick: fp.Always(fp.RedirectLoop), err: errors.New("stopped after 10 redirects"), sent: few},
+		{name: "redirect loop once, after a part", pick: fp.First(append([]fp.Fault{nil}, slices.Repeat([]fp.Fault{fp.RedirectLoop}, 10)...)...), resent: few},
+		{name: "endless", pick: fp.Always(fp.Endless), err: fetch.ErrDigest, resent: few},
+		{name: "endless after a part", pick: after(1, nil, fp.Endless), err: fetch.ErrDigest, resent: 4*mib + few},
+		{name: "changed", pick: fp.Always(fp.Corrupt(0)), err: fetch.ErrDigest},
+		{name: "changed half way", pick: after(1, nil, fp.Corrupt(mib)), err: fetch.ErrDigest},
 		{name: "another blob of that size", pick: fp.Always(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			serve(other).ServeHTTP(w, r)
 		}), err: fetch.ErrDigest},
 		{name: "compressed", pick: fp.Always(fp.Header(func(code int, h http.Header) int {
 			h.Set("Content-Encoding", "gzip")
 			return code
-		})), err: fetch.ErrProtocol, resent: 1 << 62},
+		})), err: fetch.ErrProtocol, sent: few},
 	}
 	for _, tt := range tests {
 		for way, get := range ways {
@@ -164,8 +194,11 @@ func TestFaults(t *testing.T) {
 					if err == nil && !bytes.Equal(got, want) {
 						t.Error("success with wrong content")
 					}
-					if resent := p.Sent() - size; resent > tt.resent {
-						t.Errorf("%d bytes were sent twice, want at most %d", resent, tt.resent)
+					if most := cmp.Or(tt.sent, size+tt.resent); p.Sent() > most {
+						t.Errorf("%d bytes were sent, want at most %d", p.Sent(), most)
+					}
+					if took := time.Since(start); took < tt.least || tt.most > 0 && took > tt.most {
+						t.Errorf("it took %v, want %v to %v", took, tt.least, tt.most)
 					}
 				})
 			})

@@ -32,9 +32,9 @@ type meter struct {
 
 	mu       sync.Mutex
 	now      Progress
-	expected map[digest.Digest]bool
-	since    time.Time // start of the current sample
-	sample   int64     // bytes in it
+	expected map[digest.Digest]bool // is in Total; true if it is in Done, too, as far as it is there
+	since    time.Time              // start of the current sample
+	sample   int64                  // bytes in it
 }
 
 func newMeter(report func(Progress)) *meter {
@@ -44,17 +44,33 @@ func newMeter(report func(Progress)) *meter {
 	return &meter{report: report, expected: make(map[digest.Digest]bool)}
 }
 
-// expect adds b to the total, once.
+// expect adds b to the total, once. What is fetched again, because it was handed
+// out and is needed once more, does not count as done until it is.
 func (m *meter) expect(b Blob) {
 	if m == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.expected[b.Digest] {
-		m.expected[b.Digest] = true
+	counted, known := m.expected[b.Digest]
+	m.expected[b.Digest] = true
+	switch {
+	case !known:
 		m.now.Total += b.Size
+	case counted:
+		m.now.Done -= b.Size
 	}
+}
+
+// drop takes back the n bytes of b that are counted.
+func (m *meter) drop(b Blob, n int64) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expected[b.Digest] = false
+	m.now.Done -= n
 }
 
 // add counts n bytes, which is negative when a partial was dropped.

@@ -59,7 +59,7 @@ func (f *Fetcher) Stream(ctx context.Context, b Blob, take func(io.Reader) error
 		}
 	}
 	if err != nil {
-		f.meter.add(-part.have())
+		f.meter.drop(b, part.have())
 		return fmt.Errorf("fetching %s: %w", b.Digest, err)
 	}
 	return nil

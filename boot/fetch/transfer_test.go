@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -169,6 +171,74 @@ func TestProgress(t *testing.T) {
 		got, _ := last.Load().(fetch.Progress)
 		if got.Done != 10*mib || got.Total != 10*mib || got.Rate < 0.5*mib || got.Rate > 2*mib || got.Left() != 0 {
 			t.Errorf("last progress is %+v", got)
+		}
+	})
+}
+
+// TestProgressOfMany has several blobs at once, one of them on disk already, one
+// dropped half way because it was wrong, and one that is fetched twice.
+func TestProgressOfMany(t *testing.T) {
+	all := content(24 * mib)
+	contents := map[string][]byte{}
+	var blobs []fetch.Blob
+	for i := range 6 {
+		b := all[i*4*mib+i : (i+1)*4*mib]
+		blobs, contents["/"+blobOf(b).Digest.Encoded()] = append(blobs, blobOf(b)), b
+	}
+	dir := t.TempDir()
+	name := filepath.Join(dir, "sha256-"+blobs[0].Digest.Encoded())
+	if err := os.WriteFile(name, contents["/"+blobs[0].Digest.Encoded()], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		cache, err := fetch.OpenCache(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cache.Close()
+		var mu sync.Mutex
+		var last fetch.Progress
+		note := func(p fetch.Progress) {
+			mu.Lock()
+			defer mu.Unlock()
+			if last = p; p.Done < 0 || p.Done > p.Total || p.Left() < 0 {
+				t.Errorf("progress is %+v, left %v", p, p.Left())
+			}
+		}
+		slow := fp.Throttle(mib, time.Second)
+		wrong := "/" + blobs[2].Digest.Encoded()
+		bad := &fp.Proxy{Next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			serve(contents[r.URL.Path]).ServeHTTP(w, r)
+		}), Pick: func(r *http.Request, _ int) fp.Fault {
+			if r.URL.Path == wrong {
+				return both(slow, fp.Corrupt(mib))
+			}
+			return slow
+		}}
+		good := &fp.Proxy{Next: bad.Next, Pick: fp.Always(slow)}
+		f := setup(t, fetch.Options{Cache: cache, Progress: note}, bad, good)
+		if err := f.Prefetch(t.Context(), blobs...); err != nil {
+			t.Fatal(err)
+		}
+		want := int64(24*mib - 15)
+		if last.Done != want || last.Total != want {
+			t.Errorf("after all: %+v, want %d bytes", last, want)
+		}
+		for range 2 { // handed out, and fetched again
+			file, err := f.Blob(t.Context(), blobs[5])
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = file.Close()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		cache.Forget(blobs[5])
+		for _, ctx := range []context.Context{ctx, t.Context()} {
+			_ = f.Stream(ctx, blobs[5], func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err })
+		}
+		if last.Done != want || last.Total != want {
+			t.Errorf("in the end: %+v, want %d bytes", last, want)
 		}
 	})
 }
