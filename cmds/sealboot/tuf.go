@@ -36,7 +36,7 @@ it, on other machines too. Keys are PEM files; make one with
 	}
 	cmd.AddCommand(newTUFInitCmd(), newTUFAddKeyCmd(), newTUFRotateCmd(), newTUFDelegateCmd(),
 		newTUFAddCmd(), newTUFRemoveCmd(), newTUFSignCmd(), newTUFDiscardCmd(), newTUFRefreshCmd(),
-		newTUFConsistentCmd(), newTUFVerifyCmd(), newTUFExportCmd(), newTUFBundleCmd(), newTUFSealCmd())
+		newTUFConsistentCmd(), newTUFVerifyCmd(), newTUFExportCmd(), newTUFBundleCmd(), newTUFSealCmd(), newTUFKeyIDCmd())
 	return cmd
 }
 
@@ -340,4 +340,26 @@ by the new root.`,
 	}
 	signer.flag(cmd)
 	return cmd
+}
+
+func newTUFKeyIDCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "key-id KEYFILE...",
+		Short: "Print the identifiers by which other commands name keys",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pubs, err := publicKeys(args)
+			if err != nil {
+				return err
+			}
+			for i, pub := range pubs {
+				_, id, err := sign.PublicKey(pub)
+				if err != nil {
+					return fmt.Errorf("%s: %w", args[i], err)
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", id, args[i])
+			}
+			return nil
+		},
+	}
 }

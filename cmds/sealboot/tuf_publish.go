@@ -247,7 +247,7 @@ func newTUFVerifyCmd() *cobra.Command {
 			}
 			trusted, err := os.ReadFile(root)
 			if err != nil {
-				return fmt.Errorf("trusted root: %w", err)
+				return fmt.Errorf("read the root to trust (nothing is published yet, or --root names it): %w", err)
 			}
 			report, err := repo.Verify(cmd.Context(), args[0], trusted, time.Now())
 			if err != nil {

@@ -48,6 +48,7 @@ func TestTUFLife(t *testing.T) {
 		{[]string{"init", in("other"), "--generate", in("others")}, "published"}, // for its keys
 		{append([]string{"add-key", in("repo"), "root", in("others/root.pem"), "--threshold", "2"}, keys("root")...), "needs 1 more"},
 		{append([]string{"refresh", in("repo")}, keys("timestamp")...), "published"},
+		{[]string{"key-id", in("others/root.pem")}, "  " + in("others/root.pem")},
 		{[]string{"sign", in("repo"), "--key", in("others/root.pem")}, "root 2\npublished"},
 		{[]string{"sign", in("repo")}, "nothing to do"},
 		{append([]string{"rotate", in("repo"), "timestamp", "--old", in("keys/timestamp.pem"), "--new", in("others/timestamp.pem"),
@@ -83,6 +84,7 @@ func TestTUFLife(t *testing.T) {
 		{"add", in("repo"), "x", "--kind", "linux", "--image-version", "1", "--kernel", "nothere"},
 		{"add", in("repo"), "other/x", in("vmlinuz"), "--role", "team"},
 		{"add-key", in("repo"), "targets", in("others/snapshot.pem"), "--threshold", "3"},
+		{"key-id", in("vmlinuz")},
 		{"rotate", in("repo"), "targets"},
 		{"rotate", in("repo"), "targets", "--old", in("keys/targets.pem")}, // its only one
 		{"delegate", in("repo"), "other", "--path", "*"},

@@ -254,6 +254,16 @@ func (e *Edit) trusts(name string, key crypto.Signer) bool {
 	return false
 }
 
+// anyTrusted says whether one of the keys has anything to sign.
+func (e *Edit) anyTrusted(keys []crypto.Signer) bool {
+	for name := range e.changed {
+		if slices.ContainsFunc(keys, func(key crypto.Signer) bool { return e.trusts(name, key) }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (e *Edit) signAs(name string, a authority, key crypto.Signer) error {
 	for _, id := range sign.IDs(a.keys, key.Public()) {
 		if !slices.Contains(a.keyIDs, id) {

@@ -130,6 +130,9 @@ func (r *Repo) Apply(ctx context.Context, now time.Time, keys []crypto.Signer, c
 	if err := e.addDraft(); err != nil {
 		return Status{}, err
 	}
+	if len(changes) == 0 && len(keys) > 0 && len(e.changed) > 0 && !e.anyTrusted(keys) {
+		return Status{}, fmt.Errorf("%w: nothing in the draft is signed with a key that was given", ErrChange)
+	}
 	status, err := e.make(ctx, keys, changes)
 	switch {
 	case err != nil || len(status.Versions) == 0:

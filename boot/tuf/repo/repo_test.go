@@ -229,6 +229,9 @@ func TestOfflineKeysSignOneAfterTheOther(t *testing.T) {
 	r.Close()
 	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 2, "snapshot": 1, "targets": 1})
 
+	if _, err := f.apply(start, []crypto.Signer{tuftest.NewKey(t)}); !errors.Is(err, repo.ErrChange) {
+		t.Fatalf("signed with a stranger's key: %v", err)
+	}
 	f.publish(start, []crypto.Signer{b})
 	f.wantVersions(start, map[string]int64{"root": 2, "timestamp": 2, "snapshot": 1, "targets": 1})
 	if s, err := f.apply(start, []crypto.Signer{a, b}); err != nil || len(s.Versions) != 0 {
