@@ -7,7 +7,7 @@
 // key of its own, derived by [VolumeKey], so that a disk moved to another device, or another volume
 // of the same device, does not open.
 //
-// The package needs nothing but the standard library, because firmware links it.
+// The package needs hardly more than the standard library, because firmware links it.
 package seal
 
 import (
