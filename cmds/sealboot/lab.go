@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -97,8 +98,14 @@ func waitForEnter(ctx context.Context, in io.Reader) {
 // as it must. It is an error in any case.
 func explain(err error, o lab.Options) error {
 	var stage *lab.StageError
-	if errors.Is(err, context.Canceled) && errors.As(err, &stage) {
+	if !errors.As(err, &stage) { // it did not begin
+		return err
+	}
+	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("interrupted in stage %q; nothing of the run is left running", stage.Stage)
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		err = fmt.Errorf("%w\n\"make deps\" installs what is missing", err)
 	}
 	var refused *lab.RefusedError
 	if !errors.As(err, &refused) { // which names the console

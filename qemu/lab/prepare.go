@@ -35,7 +35,10 @@ func (l *Lab) sealboot(ctx context.Context, args ...string) (string, error) {
 }
 
 func (l *Lab) buildTools(ctx context.Context) error {
-	_, err := l.run(ctx, l.o.Source, "env", "CGO_ENABLED=0", "go", "build", "-v", "-trimpath", "-o", l.bin+"/", "./cmds/sealboot", "./cmds/attestd")
+	cmd := exec.Command("go", "build", "-v", "-trimpath", "-o", l.bin+"/", "./cmds/sealboot", "./cmds/attestd")
+	cmd.Dir = l.o.Source
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	_, err := runCommand(ctx, l.stages.hear, cmd)
 	return err
 }
 
@@ -139,7 +142,10 @@ func (l *Lab) imageRef(host string) string {
 func (l *Lab) push(ctx context.Context, layout string) error {
 	_, err := l.run(ctx, l.o.Dir, "skopeo", "copy", "--quiet", "--dest-tls-verify=false",
 		"oci:"+layout+":latest", "docker://"+l.imageRef("127.0.0.1"))
-	return err
+	if err != nil {
+		return fmt.Errorf("%w; the registry's log ends with: %s", err, lastLines(l.images.log))
+	}
+	return nil
 }
 
 // buildLoader writes the site config and builds the loader with it inside.

@@ -113,6 +113,10 @@ func (l *Lab) run(ctx context.Context, dir, name string, args ...string) (string
 func (l *Lab) runTelling(ctx context.Context, tell func(line string), dir, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
+	return runCommand(ctx, tell, cmd)
+}
+
+func runCommand(ctx context.Context, tell func(line string), cmd *exec.Cmd) (string, error) {
 	var out, diag bytes.Buffer
 	cmd.Stdout = &out
 	cmd.Stderr = io.MultiWriter(&diag, &lines{to: tell})
@@ -124,7 +128,7 @@ func (l *Lab) runTelling(ctx context.Context, tell func(line string), dir, name 
 		if ctx.Err() != nil {
 			msg = nil // what a program says when it is stopped explains nothing
 		}
-		return "", fmt.Errorf("%s: %w%s", filepath.Base(name), err, after(": ", msg))
+		return "", fmt.Errorf("%s: %w%s", filepath.Base(cmd.Path), err, after(": ", msg))
 	}
 	return out.String(), nil
 }
