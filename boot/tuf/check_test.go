@@ -3,6 +3,7 @@ package tuf
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,46 @@ func TestChecks(t *testing.T) {
 		}
 		if c.want != "" && (c.err == nil || !strings.Contains(c.err.Error(), c.want)) {
 			t.Errorf("error is %v, want one with %q", c.err, c.want)
+		}
+	}
+}
+
+// TestScan has what must be refused before anything else looks at it.
+func TestScan(t *testing.T) {
+	for _, c := range []struct{ want, data string }{
+		{"", `{"signed":{"_type":"timestamp","n":[1,-2,{}]},"signatures":[{"sig":"00"}]}` + "\n"},
+		{"", strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth)},
+		{"nested deeper", strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1)},
+		{"", `{"signatures":[` + strings.Repeat(`{},`, maxSignatures-1) + `{}]}`},
+		{"signatures", `{"signatures":[` + strings.Repeat(`{},`, maxSignatures) + `{}]}`},
+		{"values", `[` + strings.Repeat(`0,`, maxValues) + `0]`},
+		{"appears twice", `{"a":{"b":1,"c":2,"b":3}}`},
+		{"appears twice", `{"a":1,"\u0061":2}`},
+		{"something follows", `{}{}`},
+		{"64-bit integer", `{"n":1.5}`},
+		{"64-bit integer", `{"n":1e3}`},
+		{"64-bit integer", `{"n":9223372036854775808}`},
+		{"unexpected EOF", `{"a":[1,2`},
+		{"unexpected EOF", ``},
+	} {
+		err := scan([]byte(c.data))
+		if c.want == "" && err != nil {
+			t.Errorf("%.40s: %v", c.data, err)
+		}
+		if c.want != "" && (!errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%.40s: %v, want %v with %q", c.data, err, ErrMalformed, c.want)
+		}
+	}
+}
+
+func TestTargetNeedsADigest(t *testing.T) {
+	for hash, ok := range map[string]bool{"sha256": true, "sha512": true, "md5": false, "": false} {
+		f := &metadata.TargetFiles{Length: 1, Hashes: metadata.Hashes{}}
+		if hash != "" {
+			f.Hashes[hash] = make([]byte, map[string]int{"sha256": 32, "sha512": 64, "md5": 16}[hash])
+		}
+		if _, err := newTarget("os", f, RoleTargets, 1); (err == nil) != ok || err != nil && !errors.Is(err, ErrMalformed) {
+			t.Errorf("a target with hash %q: %v", hash, err)
 		}
 	}
 }
