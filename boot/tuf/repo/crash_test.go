@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 type killed struct{}
@@ -187,4 +188,20 @@ func TestPlainLayout(t *testing.T) {
 	})
 	wantOldOrNew(t, dir, now)
 	wantOldOrNew(t, www, now)
+}
+
+// TestTargetElsewhere: a role of somebody else's lists a target that is not in the
+// repository. Publishing, exporting and bundling touch nothing outside.
+func TestTargetElsewhere(t *testing.T) {
+	for _, name := range []string{"../secret", "/etc/passwd", "a/../../secret"} {
+		md := metadata.Targets(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC))
+		md.Signed.Targets[name] = &metadata.TargetFiles{Hashes: metadata.Hashes{"sha256": make([]byte, 32)}}
+		data, err := encode(md)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decode("team", data); err == nil || !strings.Contains(err.Error(), "is not below targets") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/tuf/bundle"
 )
 
 // Short names for what go-tuf parses. A role of unknown type is any.
@@ -100,6 +101,14 @@ func decode(name string, data []byte) (md any, err error) {
 	md = newRole(name)
 	if err := json.Unmarshal(data, md); err != nil {
 		return nil, fmt.Errorf("parse %s: %w", name, err)
+	}
+	if t, ok := md.(*targetsMD); ok {
+		for target := range t.Signed.Targets {
+			// Whoever signs a delegated role must not make us touch other files.
+			if !filepath.IsLocal(filepath.FromSlash(target)) {
+				return nil, fmt.Errorf("parse %s: its target %.80q is not below %s", name, target, bundle.TargetsDir)
+			}
+		}
 	}
 	return md, nil
 }
