@@ -73,8 +73,11 @@ func (s *Set) appraisePlatform(a *Appraisal, v *verify.Verified, d Device) {
 		}
 		n, reason := p.compare(v, a.Loader)
 		if reason == nil {
-			a.Profile = p
-			break
+			// A renewal quotes too few PCRs to tell similar platforms apart: it may come from any of them.
+			if a.Profile == nil || v.Device.Phase == wire.PhaseRenew && p.RootOfTrust.Strength() > a.Profile.RootOfTrust.Strength() {
+				a.Profile = p
+			}
+			continue
 		}
 		if n > most {
 			reason.Detail = fmt.Sprintf("%s (profile %s)", reason.Detail, p.Name)

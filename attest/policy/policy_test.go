@@ -124,6 +124,32 @@ func good(t testing.TB) (*verify.Verified, *Set) {
 	return v, set
 }
 
+// TestRenewalRoot has two platforms that differ in PCR 3 alone, which a renewal does not quote: it counts as of the one
+// with the stronger root of trust, so that nobody is denied for a likeness.
+func TestRenewalRoot(t *testing.T) {
+	v, set := good(t)
+	twin := *set.Profiles[0]
+	twin.Name, twin.RootOfTrust = "twin", RootHardware
+	twin.Rules = slices.DeleteFunc(slices.Clone(twin.Rules), func(r PCRRule) bool { return r.PCR == 3 })
+	twin.Rules = append(twin.Rules, PCRRule{PCR: 3, Match: MatchSequence, Events: []ProfileEvent{{Digests: []Digests{{"sha256": digestOf("other")}}}}})
+	set.Add(&twin)
+	set.Add(DefaultRules("rules", RootVirtual, RootHardware))
+	if a := set.Appraise(v, Device{}); len(a.Reasons) > 0 || a.Profile.RootOfTrust != RootVirtual {
+		t.Fatalf("boot: %v, %v", a.Profile, a.Reasons)
+	}
+	v.Device.Phase = wire.PhaseRenew
+	quoted := keys.PCRs{Bank: v.PCRs.Bank}
+	for _, index := range []int{0, 2, 4, 7, 12, 13} {
+		value, _ := v.PCR(index)
+		quoted.Index, quoted.Values = append(quoted.Index, index), append(quoted.Values, value)
+	}
+	v.PCRs = quoted
+	v.Loader = append(v.Loader, cel.Entry{PCR: event.PCRImage, Record: event.CapRecord()})
+	if a := set.Appraise(v, Device{}); len(a.Reasons) > 0 || a.Profile.RootOfTrust != RootHardware {
+		t.Errorf("renewal: %v, %v; want the stronger platform", a.Profile, a.Reasons)
+	}
+}
+
 // TestRecordProfileRefusesOtherPrograms has a reference machine that went through the firmware's shell.
 func TestRecordProfileRefusesOtherPrograms(t *testing.T) {
 	log := firmwareLog(t)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
@@ -12,8 +13,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sealboot/sealboot/attest/device"
+	"github.com/sealboot/sealboot/attest/keys"
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/verify"
 	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/measure"
 	"github.com/sealboot/sealboot/measure/event"
@@ -37,8 +40,7 @@ func TestUnextendedBank(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.addDocument(image)
-	l.addDocument(&policy.Loader{Header: policy.Header{Version: 1, Kind: policy.KindLoader, Name: "loader"},
-		PCR4: []policy.Digests{digests("loader")}, SiteConfig: strings.Repeat("33", 32), ReleaseKey: "000b" + strings.Repeat("33", 32)})
+	l.addDocument(knownLoader())
 	l.addDocument(otherModel())
 
 	m.Client.TPM = onlySHA384(t, m.tpm)
@@ -58,6 +60,11 @@ func digests(text string) policy.Digests {
 		d[pcr.BankName(bank)] = hex.EncodeToString(sum)
 	}
 	return d
+}
+
+func knownLoader() *policy.Loader {
+	return &policy.Loader{Header: policy.Header{Version: 1, Kind: policy.KindLoader, Name: "loader"},
+		PCR4: []policy.Digests{digests("loader")}, SiteConfig: strings.Repeat("33", 32), ReleaseKey: "000b" + strings.Repeat("33", 32)}
 }
 
 // otherModel is a platform whose firmware extends both banks.
@@ -162,6 +169,37 @@ func (l *liar) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// TestRenewalTells: the platform and the bank of a renewal are held to what the device has proven, as those of a boot are.
+func TestRenewalTells(t *testing.T) {
+	v := &verify.Verified{Device: &wire.Device{Phase: wire.PhaseRenew}, ImagePCR: event.PCRImage, AuthorityPCR: event.PCRAuthority,
+		PCRs: keys.PCRs{Bank: tpm2.TPMAlgSHA256}}
+	for _, index := range []int{0, 2, 4, 7} {
+		text := "firmware"
+		if index == 4 {
+			text = "loader"
+		}
+		sum := sha256.Sum256([]byte(text))
+		v.PCRs.Index, v.PCRs.Values = append(v.PCRs.Index, index), append(v.PCRs.Values, sum[:])
+		v.Firmware = append(v.Firmware, fwlog.Event{PCR: index, Digests: map[tpm2.TPMAlgID][]byte{tpm2.TPMAlgSHA256: sum[:]}})
+	}
+	var docs []store.Document
+	for _, d := range []policy.Document{policy.DefaultRules("rules", policy.RootHardware), otherModel(), knownLoader()} {
+		raw, err := policy.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs = append(docs, store.Document{Body: raw})
+	}
+	appraise, err := parseDocuments(docs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := appraise(v, policy.Device{})
+	if f.versions[versionRoot] != int64(policy.RootHardware.Strength()) || f.versions[versionBank] != int64(tpm2.TPMAlgSHA256) {
+		t.Errorf("versions %v", f.versions)
+	}
+}
+
 // TestOtherBank: what a device has proven in one bank is not taken from another.
 func TestOtherBank(t *testing.T) {
 	in := func(bank tpm2.TPMAlgID) map[string]int64 { return map[string]int64{versionBank: int64(bank)} }
@@ -176,7 +214,6 @@ func TestOtherBank(t *testing.T) {
 		"another":          {now: in(tpm2.TPMAlgSHA384), seen: in(tpm2.TPMAlgSHA256), denied: true},
 		"and back":         {now: in(tpm2.TPMAlgSHA256), seen: in(tpm2.TPMAlgSHA384), denied: true},
 		"operator says so": {now: in(tpm2.TPMAlgSHA384), seen: in(tpm2.TPMAlgSHA256), device: pinned},
-		"a renewal":        {now: map[string]int64{}, seen: in(tpm2.TPMAlgSHA256)},
 	} {
 		if got := otherBank(finding{versions: c.now}, c.device, c.seen); (len(got) > 0) != c.denied {
 			t.Errorf("%s: %v", name, got)

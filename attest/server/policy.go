@@ -93,11 +93,8 @@ func parseDocuments(documents []store.Document) (appraiseFunc, error) {
 			f.image, f.version = a.Image.Name, int64(min(a.Image.ImageVersion, math.MaxInt64))
 			f.versions[versionImage] = f.version
 		}
-		if v.Device.Phase == wire.PhaseBoot {
-			f.versions[versionBank] = int64(v.PCRs.Bank)
-		}
-		// A renewal quotes too few PCRs to tell similar platforms apart.
-		if a.Profile != nil && v.Device.Phase == wire.PhaseBoot {
+		f.versions[versionBank] = int64(v.PCRs.Bank)
+		if a.Profile != nil {
 			f.versions[versionRoot] = int64(a.Profile.RootOfTrust.Strength())
 		}
 		return f
@@ -145,7 +142,7 @@ func floorGone(f finding, seen map[string]int64) []wire.Reason {
 
 // weaker denies a device whose platform has a weaker root of trust than it has proven before. Who takes a TPM out of
 // its machine can ask it from any other: a site that accepts virtual machines must not thereby accept one that holds
-// the TPM of a stolen box. Naming the device's profiles in its policy overrides this.
+// the TPM of a stolen box. A renewal is held to it too, or the agent would live on where no boot is admitted. Naming the device's profiles in its policy overrides this.
 func weaker(f finding, d store.Device, seen map[string]int64) []wire.Reason {
 	now, told := f.versions[versionRoot]
 	if !told || now >= seen[versionRoot] || len(d.Policy.Profiles) > 0 {

@@ -162,7 +162,7 @@ func TestWeakerRootOfTrust(t *testing.T) {
 		"into a VM":          {now: at(policy.RootVirtual), seen: at(policy.RootHardware), denied: true},
 		"into open firmware": {now: at(policy.RootWritable), seen: at(policy.RootLocked), denied: true},
 		"operator says so":   {now: at(policy.RootVirtual), seen: at(policy.RootHardware), device: pinned},
-		"a renewal":          {now: map[string]int64{}, seen: at(policy.RootHardware)},
+		"nobody measured it": {now: map[string]int64{}, seen: at(policy.RootHardware)},
 	} {
 		if got := weaker(finding{versions: c.now}, c.device, c.seen); (len(got) > 0) != c.denied {
 			t.Errorf("%s: %v", name, got)
