@@ -31,7 +31,7 @@ func (c *Config) args(accel Accel, vars string) []string {
 	a := []string{
 		"-name", "sealboot", "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", accel.option(), "-cpu", accel.cpu(),
-		"-m", strconv.Itoa(cmp.Or(c.Memory, 512)), "-smp", strconv.Itoa(cmp.Or(c.CPUs, 2)),
+		"-m", strconv.Itoa(c.memory()), "-smp", strconv.Itoa(cmp.Or(c.CPUs, 2)),
 		"-drive", "if=pflash,format=raw,readonly=on,file=" + ovmf.code,
 		"-drive", "if=pflash,format=raw,file=" + vars,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
@@ -75,6 +75,9 @@ func (c *Config) bootArgs() []string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.FWCfg)) {
 		a = append(a, "-fw_cfg", "name="+name+",file="+c.FWCfg[name])
+	}
+	for _, text := range c.SMBIOS {
+		a = append(a, "-smbios", "type=11,value="+strings.ReplaceAll(text, ",", ",,"))
 	}
 	return a
 }

@@ -56,6 +56,8 @@ type Config struct {
 	Disks []Disk
 	// TPM is the state directory of a TPM made by CreateTPM; empty means no TPM.
 	TPM string
+	// TPMFilter stands between the machine and its TPM; nil means nobody.
+	TPMFilter TPMFilter
 
 	// NoNetwork leaves the network card out. Otherwise the guest sits behind
 	// user networking, where 10.0.2.2 is this machine's loopback.
@@ -70,6 +72,9 @@ type Config struct {
 	// FWCfg are files handed to the guest by name through fw_cfg; names must
 	// begin with "opt/".
 	FWCfg map[string]string
+	// SMBIOS are strings of the maker of the machine (SMBIOS type 11), which an
+	// operating system may take settings from.
+	SMBIOS []string
 	// RTC is the time at which the hardware clock starts, UTC; zero means now.
 	RTC time.Time
 	// NoReboot turns a reset of the guest into the machine's end.
@@ -95,6 +100,9 @@ type Forward struct{ Host, Guest int }
 
 // ConsoleLog returns the path of the file that keeps the whole console output.
 func (c *Config) ConsoleLog() string { return filepath.Join(c.Dir, "console.log") }
+
+// memory is the machine's, in MiB.
+func (c *Config) memory() int { return cmp.Or(c.Memory, 512) }
 
 // firmware is the pair of flash images of a machine model.
 type firmware struct{ code, vars string }

@@ -66,7 +66,7 @@ func TestArgs(t *testing.T) {
 	c := Config{
 		Boot: "/esp", Disks: []Disk{{Path: "/d0", Serial: "sealdata"}, {Path: "/d1", Format: "qcow2", ReadOnly: true}},
 		TPM: "/tpm", Isolated: true, Forward: []Forward{{2222, 22}}, RTC: time.Unix(0, 0), Memory: 3072,
-		FWCfg: map[string]string{"opt/b": "/b", "opt/a": "/a"}, NoReboot: true,
+		FWCfg: map[string]string{"opt/b": "/b", "opt/a": "/a"}, SMBIOS: []string{"a,b"}, NoReboot: true,
 	}
 	args := c.args(TCG, "/vars")
 	for name, want := range map[string][]string{
@@ -77,6 +77,7 @@ func TestArgs(t *testing.T) {
 		"-rtc":    {"base=1970-01-01T00:00:00,clock=vm"},
 		"-netdev": {"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22"},
 		"-fw_cfg": {"name=opt/a,file=/a", "name=opt/b,file=/b"},
+		"-smbios": {"type=11,value=a,,b"},
 		"-tpmdev": {"emulator,id=tpm0,chardev=tpm"},
 		"-drive": {
 			"if=pflash,format=raw,readonly=on,file=" + ovmf.code, "if=pflash,format=raw,file=/vars",

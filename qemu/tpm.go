@@ -91,7 +91,7 @@ func writeSetupConfig(dir, ca string) (string, error) {
 
 // startTPM runs the TPM with its state in dir. The returned end of its control
 // channel goes to QEMU; the TPM ends when that closes.
-func startTPM(dir string) (*child.Process, *os.File, error) {
+func startTPM(dir string, filter TPMFilter) (*child.Process, *os.File, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("qemu: TPM directory: %w", err)
@@ -109,7 +109,15 @@ func startTPM(dir string) (*child.Process, *os.File, error) {
 		ours.Close()
 		return nil, nil, fmt.Errorf("qemu: the TPM (package swtpm): %w", err)
 	}
-	return p, ours, nil
+	if filter == nil {
+		return p, ours, nil
+	}
+	filtered, err := filter.between(ours)
+	if err != nil {
+		p.Kill()
+		return nil, nil, err
+	}
+	return p, filtered, nil
 }
 
 func lastLine(s string) string {

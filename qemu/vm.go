@@ -21,6 +21,7 @@ import (
 // VM is a running machine. Its methods may be called from several goroutines.
 type VM struct {
 	accel   Accel
+	ram     int64 // bytes
 	console *console
 	log     *os.File
 	input   io.WriteCloser
@@ -60,7 +61,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("qemu: console log: %w", err)
 	}
-	vm := &VM{accel: c.Accel, log: log, ended: make(chan struct{}), resets: make(chan struct{}, 64)}
+	vm := &VM{accel: c.Accel, ram: int64(c.memory()) << 20, log: log, ended: make(chan struct{}), resets: make(chan struct{}, 64)}
 	if vm.accel == "" {
 		vm.accel = Probe()
 	}
@@ -128,7 +129,7 @@ func (vm *VM) launch(c *Config, vars string) error {
 	defer serialFD.Close()
 	files := []*os.File{fdQMP - 3: controlFD, fdSerial - 3: serialFD}
 	if c.TPM != "" {
-		tpm, tpmFD, err := startTPM(c.TPM)
+		tpm, tpmFD, err := startTPM(c.TPM, c.TPMFilter)
 		if err != nil {
 			return err
 		}
