@@ -184,6 +184,9 @@ func (t *TPM) sendOnce(ctx context.Context, command []byte) ([]byte, error) {
 	}()
 	select {
 	case r := <-done:
+		if errors.Is(r.err, syscall.ETIME) { // the driver gave up
+			r.err = fmt.Errorf("%w: %w", ErrTimeout, r.err)
+		}
 		if r.err != nil {
 			return nil, fmt.Errorf("TPM %s, command %s: %w", t.addr, commandName(command), r.err)
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,17 @@ func TestHungTPM(t *testing.T) {
 		}
 	})
 }
+
+// TestDriverGivesUp: the kernel has stopped waiting, which is no other failure than if we had.
+func TestDriverGivesUp(t *testing.T) {
+	if _, err := tpm.New("fake", gaveUp{&device{}}).Send(command); !errors.Is(err, tpm.ErrTimeout) || !errors.Is(err, syscall.ETIME) {
+		t.Errorf("Send() error = %v; want ErrTimeout", err)
+	}
+}
+
+type gaveUp struct{ *device }
+
+func (gaveUp) Write([]byte) (int, error) { return 0, syscall.ETIME }
 
 func TestCancelledContextSendsNothing(t *testing.T) {
 	d := &device{responses: [][]byte{response(0)}}
