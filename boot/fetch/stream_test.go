@@ -79,6 +79,7 @@ func TestStreamMemory(t *testing.T) {
 						}
 					}
 				})
+				synctest.Wait()
 				if err != nil || taken != size || p.Sent() != size {
 					t.Fatalf("%d bytes taken, %d sent, of %d: %v", taken, p.Sent(), size, err)
 				}
@@ -141,6 +142,7 @@ func TestStreamFetched(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := ways["stream"](t.Context(), t, f, blobOf(want))
+		synctest.Wait()
 		if err != nil || !bytes.Equal(got, want) || p.Sent() != mib {
 			t.Errorf("%d bytes sent: %v", p.Sent(), err)
 		}

@@ -43,6 +43,7 @@ func TestParallelRanges(t *testing.T) {
 			if !bytes.Equal(read(t, file), want) {
 				t.Error("wrong content")
 			}
+			synctest.Wait()
 			if p.Sent() != size {
 				t.Errorf("%d bytes were sent, want %d", p.Sent(), size)
 			}
@@ -76,6 +77,7 @@ func TestParallelFaults(t *testing.T) {
 		if !bytes.Equal(read(t, file), want) {
 			t.Error("wrong content")
 		}
+		synctest.Wait()
 		if p.Sent() != size {
 			t.Errorf("%d bytes were sent, want %d", p.Sent(), size)
 		}
@@ -99,6 +101,7 @@ func TestNothingTwice(t *testing.T) {
 				t.Fatal("Prefetch succeeded without a blob")
 			}
 		}
+		synctest.Wait()
 		sent := p.Sent()
 		file, err := f.Blob(t.Context(), blobOf(want))
 		if err != nil {
@@ -107,6 +110,7 @@ func TestNothingTwice(t *testing.T) {
 		if !bytes.Equal(read(t, file), want) {
 			t.Error("wrong content")
 		}
+		synctest.Wait()
 		if p.Sent() != sent {
 			t.Errorf("%d bytes were fetched again", p.Sent()-sent)
 		}
@@ -125,6 +129,7 @@ func TestDeadline(t *testing.T) {
 		if _, err := f.Blob(ctx, blobOf(want)); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("error is %v", err)
 		}
+		synctest.Wait()
 		part := p.Sent()
 		file, err := f.Blob(t.Context(), blobOf(want))
 		if err != nil {
@@ -318,6 +323,7 @@ func bootFor(t *testing.T, way, dir string, b fetch.Blob, want []byte, limit tim
 		if ferr == nil && !bytes.Equal(got, want) {
 			t.Error("success with wrong content")
 		}
+		synctest.Wait() // until all that was sent is counted
 		sent, err = p.Sent(), ferr
 	})
 	return sent, err
