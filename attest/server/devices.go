@@ -114,7 +114,9 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 	if err != nil {
 		return nil, malformed(err)
 	}
-	return h(r.Context(), r, body)
+	ctx, cancel := context.WithTimeout(r.Context(), handleTimeout)
+	defer cancel()
+	return h(ctx, r, body)
 }
 
 // explain turns an error into an answer.

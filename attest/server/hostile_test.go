@@ -199,6 +199,24 @@ func TestServerTimeoutsAreSet(t *testing.T) {
 
 type noListener struct{ net.Listener }
 
+// TestHandlersHaveADeadline: a client that waits must not wait for a store that hangs.
+func TestHandlersHaveADeadline(t *testing.T) {
+	s := newBareLab(t).server
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/x", strings.NewReader("{}"))
+	r.Header.Set("Content-Type", wire.ContentType)
+	asked := false
+	s.endpoint("/x", 100, func(ctx context.Context, _ *http.Request, _ []byte) ([]byte, error) {
+		asked = true
+		if at, ok := ctx.Deadline(); !ok || time.Until(at) > handleTimeout {
+			t.Errorf("the handler's deadline is %v, %t", at, ok)
+		}
+		return nil, nil
+	}).ServeHTTP(httptest.NewRecorder(), r)
+	if !asked {
+		t.Error("the handler was not asked")
+	}
+}
+
 func TestRateLimit(t *testing.T) {
 	now := time.Unix(1000, 0)
 	l := newLimiter[netip.Prefix](1, 3)

@@ -104,6 +104,7 @@ const (
 	readTimeout   = 75 * time.Second
 	writeTimeout  = 90 * time.Second
 	idleTimeout   = 30 * time.Second
+	handleTimeout = 30 * time.Second // for an answer, once the request is there: a store may hang
 	maxHeader     = 16 << 10
 	drainTimeout  = 20 * time.Second
 	pruneEvery    = 10 * time.Minute
@@ -135,7 +136,7 @@ func (s *Server) listeners(devices, admin net.Listener) []listener {
 // then it lets running requests finish. Admin may be nil.
 func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 	// Without reference values nothing can be admitted, but documents may be added while we run.
-	if _, err := s.appraisers.get(ctx, s.Store); err != nil {
+	if _, err := s.appraisers.get(ctx, s.Store); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("attestd: %w", err)
 	}
 	all := s.listeners(devices, admin)
@@ -170,10 +171,16 @@ func (s *Server) tend(ctx context.Context, failed <-chan error) error {
 		case err := <-failed:
 			return err
 		case <-tick.C:
-			if _, err := s.Store.Prune(ctx); err != nil {
-				s.Log.Error("prune", "err", err)
-			}
+			s.prune(ctx)
 		}
+	}
+}
+
+func (s *Server) prune(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
+	defer cancel()
+	if _, err := s.Store.Prune(ctx); err != nil {
+		s.Log.Error("prune", "err", err)
 	}
 }
 

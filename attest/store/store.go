@@ -22,7 +22,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
@@ -60,7 +59,9 @@ type Store struct {
 	replica string
 	signer  crypto.Signer
 	now     func() time.Time
-	write   sync.Mutex // one writer a process: SQLite allows one, and the audit chain is serial anyhow
+	// write holds a token while somebody writes, one a process: SQLite allows one writer, and the audit chain is
+	// serial anyhow. It is no mutex, so that nobody waits longer than its context.
+	write chan struct{}
 }
 
 // Open opens the database, creating file and tables when they are missing.
@@ -84,7 +85,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	db.SetMaxOpenConns(16)
 	db.SetMaxIdleConns(16)
-	s := &Store{db: db, replica: c.Replica, signer: c.Signer, now: c.Now}
+	s := &Store{db: db, replica: c.Replica, signer: c.Signer, now: c.Now, write: make(chan struct{}, 1)}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare store (%s): %w", driver, err), db.Close())
 	}
@@ -190,8 +191,12 @@ func (s *Store) migrate(ctx context.Context) error {
 
 // update runs f in one write transaction. Nothing f did is kept unless update returns nil.
 func (s *Store) update(ctx context.Context, f func(*sql.Tx) error) error {
-	s.write.Lock()
-	defer s.write.Unlock()
+	select {
+	case s.write <- struct{}{}:
+		defer func() { <-s.write }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other writers: %w", context.Cause(ctx))
+	}
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin transaction: %w", err)

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -397,4 +398,29 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := Open(t.Context(), Config{DSN: path, Replica: "a"}); err == nil {
 		t.Error("opened without a signer")
 	}
+}
+
+// TestWritersDoNotWaitForEver has one that never ends.
+func TestWritersDoNotWaitForEver(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, f *fixture) {
+		s := f.open(t, "a")
+		busy, end := make(chan struct{}), make(chan struct{})
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := s.update(t.Context(), func(*sql.Tx) error { close(busy); <-end; return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+		<-busy
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := s.Note(ctx, Event{Kind: "state"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("beside another writer: %v, want %v", err, context.DeadlineExceeded)
+		}
+		close(end)
+		running.Wait()
+		if err := s.Note(t.Context(), Event{Kind: "state"}); err != nil {
+			t.Errorf("after it: %v", err)
+		}
+	})
 }
