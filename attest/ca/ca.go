@@ -35,6 +35,9 @@ var OIDDecision = asn1.ObjectIdentifier{2, 25, 1487325123, 1}
 // ErrNotAgent says that a certificate is not an agent's of this site.
 var ErrNotAgent = errors.New("not an agent certificate of this site")
 
+// ErrClock says that this machine's clock is outside the life of the authority, and so wrong.
+var ErrClock = errors.New("this machine's clock is wrong")
+
 const (
 	caLife = 20 * 365 * 24 * time.Hour
 	// backdate is how far before its making a certificate begins to be valid: other clocks lag.
@@ -76,7 +79,8 @@ func Create(site string, signer crypto.Signer, now func() time.Time) (*CA, []byt
 	return c, text, err
 }
 
-// Open loads an authority from its certificate and key, which must belong together.
+// Open loads an authority from its certificate and key, which must belong together. A clock that lies outside the
+// certificate's life is [ErrClock]: what it would sign, attestd's time among it, would be wrong.
 func Open(site string, certPEM []byte, signer crypto.Signer, now func() time.Time) (*CA, error) {
 	cert, err := Parse(certPEM)
 	if err != nil {
@@ -85,6 +89,10 @@ func Open(site string, certPEM []byte, signer crypto.Signer, now func() time.Tim
 	pub, ok := signer.Public().(*ecdsa.PublicKey)
 	if !ok || !pub.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("open the CA of site %q: its key does not belong to its certificate", site)
+	}
+	if t := now(); t.Before(cert.NotBefore) || t.After(cert.NotAfter) {
+		return nil, fmt.Errorf("open the CA of site %q: %w: it says %s, the CA is valid from %s to %s", site, ErrClock,
+			t.UTC().Format(time.RFC3339), cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return &CA{site: site, cert: cert, signer: signer, now: now}, nil
 }

@@ -57,6 +57,19 @@ func TestInitAndLoad(t *testing.T) {
 	}
 }
 
+// TestClockBeforeTheSite opens a site with a clock that has lost its battery: attestd would sign that time to the fleet.
+func TestClockBeforeTheSite(t *testing.T) {
+	dir := initSite(t)
+	for name, now := range map[string]time.Time{"1970": time.Unix(100, 0), "an hour before": time.Now().Add(-time.Hour), "in a century": time.Now().AddDate(100, 0, 0)} {
+		if _, err := Load(dir, func() time.Time { return now }); !errors.Is(err, ca.ErrClock) {
+			t.Errorf("%s: %v, want ErrClock", name, err)
+		}
+	}
+	if _, err := Load(dir, func() time.Time { return time.Now().Add(-time.Minute) }); err != nil {
+		t.Errorf("a minute behind the machine that made it: %v", err)
+	}
+}
+
 func TestInitRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Settings){
 		"upper case":  func(s *Settings) { s.Name = "Lab" },
