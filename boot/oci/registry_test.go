@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,8 +35,9 @@ func tool(t *testing.T, name string) string {
 	return path
 }
 
-// dockerRegistry starts Debian's docker-registry and returns its address.
-func dockerRegistry(t *testing.T) string {
+// dockerRegistry starts Debian's docker-registry and returns its address. config
+// is more of its configuration: inside "http", and at the top.
+func dockerRegistry(t *testing.T, config ...string) string {
 	t.Helper()
 	path := tool(t, "docker-registry")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -48,7 +49,8 @@ func dockerRegistry(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	conf := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\nhttp: {addr: %q}\n", dir, addr)
+	conf := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\nhttp:\n  addr: %q\n", dir, addr)
+	conf += strings.Join(config, "")
 	file := filepath.Join(dir, "config.yml")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
@@ -62,8 +64,8 @@ func dockerRegistry(t *testing.T) string {
 		_ = cmd.Wait()
 	})
 	for range 200 {
-		if resp, err := http.Get("http://" + addr + "/v2/"); err == nil {
-			_ = resp.Body.Close()
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			_ = conn.Close()
 			return addr
 		}
 		time.Sleep(50 * time.Millisecond)
