@@ -271,8 +271,8 @@ func TestMarkers(t *testing.T) {
 			} else {
 				_, err = s.client(m).Boot(ctx, m.logs())
 			}
-			if got := reasonOf(err); got != c.code || s.releases != 0 {
-				t.Errorf("denied for %q (%v), want %q; %d releases", got, err, c.code, s.releases)
+			if got := reasonOf(err); got != c.code || s.releases != 0 || !strings.Contains(err.Error(), string(c.record)) {
+				t.Errorf("denied for %q (%v), want %q for %q; %d releases", got, err, c.code, c.record, s.releases)
 			}
 		})
 	}
