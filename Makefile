@@ -66,8 +66,8 @@ test: deps lint boot/tuf/repo/testdata/tufjs/node_modules ## Everything that can
 	.ci/fuzz $(FUZZTIME) $(FUZZBUDGET)
 	SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 40m -count 1 ./qemu/...
 
-size: ## Show the sizes of the loader that "make run" booted, and fail over the budget
-	@go run ./cmds/sealboot build size $(LOADER)
+size: build ## Show the sizes of the loader that "make run" booted, and fail over the budget
+	@build/bin/sealboot build size $(LOADER)
 
 bench: bench-fetch bench-vm bench-tuf bench-attest ## All benchmarks
 

@@ -34,8 +34,8 @@ func TestURoot(t *testing.T) {
 		args []string
 		code int
 	}{
-		{"ociboot", []string{"--dry-run", "--json", "--insecure-http", ref}, loader.ExitOK},
-		{"ociboot", []string{"--dry-run", "--insecure-http", ref + "2"}, loader.ExitFailed},
+		{"ociboot", []string{"--dry-run", "--json", "--plain-http", ref}, loader.ExitOK},
+		{"ociboot", []string{"--dry-run", "--plain-http", ref + "2"}, loader.ExitFailed},
 		{"ociboot", nil, loader.ExitUsage},
 		{"tufboot", nil, loader.ExitUsage},
 		{"attest", []string{"--help"}, 0},

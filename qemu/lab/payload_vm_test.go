@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -52,11 +51,11 @@ func TestPayload(t *testing.T) {
 	if load.Peak > maxPeak {
 		t.Errorf("peak memory %s, want at most %s", mib(load.Peak), mib(maxPeak))
 	}
-	for _, c := range b.cost() {
-		value, unit, _ := strings.Cut(c.value, " ")
-		fmt.Printf("vm_%s_%s %s\n", strings.ReplaceAll(c.name, " ", "_"), strings.ToLower(unit), value)
+	fmt.Printf("vm_kexec_load_s %.1f\nvm_peak_mib %d\n", load.Took.Seconds(), load.Peak>>20)
+	for _, c := range b.stages() {
+		fmt.Printf("vm_stage_%s_s %.1f\n", c.name, c.took)
 	}
-	fmt.Printf("vm_kexec_load_s %.1f\nvm_boot_s %.1f\n", load.Took.Seconds(), b.Events[len(b.Events)-1].Since)
+	fmt.Printf("vm_boot_s %.1f\nvm_fetched_bytes %d\n", b.Events[len(b.Events)-1].Since, b.Fetched())
 	loader, err := board.Open(l.loader)
 	if err != nil {
 		t.Fatal(err)

@@ -73,26 +73,37 @@ type cost struct{ name, value string }
 
 // cost is what the loader took, and how long the machine was on.
 func (b *Boot) cost() []cost {
-	var names []string
-	took := make(map[string]float64)
-	for _, e := range b.Events {
-		if e.Event != "done" {
-			continue
-		}
-		if !slices.Contains(names, e.Stage) {
-			names = append(names, e.Stage)
-		}
-		took[e.Stage] += e.Took
-	}
 	var all []cost
-	for _, name := range names {
-		all = append(all, cost{name, fmt.Sprintf("%.1f s", took[name])})
+	for _, s := range b.stages() {
+		all = append(all, cost{s.name, fmt.Sprintf("%.1f s", s.took)})
 	}
 	all = append(all, cost{"fetched", mib(b.Fetched())})
 	if load := b.Load(); load != nil {
 		all = append(all, cost{"peak memory", mib(load.Peak)})
 	}
 	return append(all, cost{"machine on", fmt.Sprintf("%.1f s", b.Took.Seconds())})
+}
+
+// stageTook is how long a stage of the loader took, in seconds.
+type stageTook struct {
+	name string
+	took float64
+}
+
+// stages are the loader's, each with all the times that it was entered.
+func (b *Boot) stages() []stageTook {
+	var all []stageTook
+	for _, e := range b.Events {
+		if e.Event != "done" {
+			continue
+		}
+		i := slices.IndexFunc(all, func(s stageTook) bool { return s.name == e.Stage })
+		if i < 0 {
+			i, all = len(all), append(all, stageTook{name: e.Stage})
+		}
+		all[i].took += e.Took
+	}
+	return all
 }
 
 // Fetched is how many bytes of images arrived, in all stages together.
