@@ -2,6 +2,8 @@ package tuf
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -124,5 +126,22 @@ func TestEscape(t *testing.T) {
 		if got := Escape(in); got != want {
 			t.Errorf("Escape(%q) is %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestManyValues: how many values a file may have is bounded before they take
+// memory, and a targets role that is as full as its limit allows is below that.
+func TestManyValues(t *testing.T) {
+	var full strings.Builder
+	full.WriteString(`{"signatures":[],"signed":{"targets":{"z":{}`)
+	for i := 0; full.Len() < 5_000_000-200; i++ {
+		fmt.Fprintf(&full, `,"%x":{"length":1,"hashes":{"sha256":"%064x"}}`, i, i)
+	}
+	full.WriteString(`}}}`)
+	if err := scan([]byte(full.String())); err != nil {
+		t.Error(err)
+	}
+	if err := scan([]byte("[" + strings.Repeat("{},", 250_000) + "1]")); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a bomb: %v", err)
 	}
 }
