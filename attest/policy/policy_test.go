@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"os"
 	"slices"
 	"strings"
@@ -23,10 +22,9 @@ import (
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/golden"
 	"github.com/sealboot/sealboot/measure/pcr"
 )
-
-var update = flag.Bool("update", false, "rewrite golden files")
 
 var banks = []tpm2.TPMAlgID{tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384}
 
@@ -352,20 +350,8 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := "testdata/" + name + ".json"
-			if *update {
-				if err := os.WriteFile(path, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("%s (-want +got):\n%s", path, diff)
-			}
-			back, err := Parse(want)
+			golden.Check(t, "testdata/"+name+".json", string(got))
+			back, err := Parse(got)
 			if err != nil {
 				t.Fatal(err)
 			}

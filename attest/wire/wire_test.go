@@ -8,16 +8,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"flag"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite golden files")
+	"github.com/sealboot/sealboot/measure/golden"
+)
 
 func fill(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n) }
 
@@ -108,22 +106,9 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := "testdata/" + name + ".json"
-			if *update {
-				if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want = bytes.TrimSuffix(want, []byte("\n"))
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			golden.Check(t, "testdata/"+name+".json", string(got)+"\n")
 			back := fresh(m)
-			if err := Unmarshal(want, back); err != nil {
+			if err := Unmarshal(got, back); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(m, back); diff != "" {

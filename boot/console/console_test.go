@@ -4,20 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/measure/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // play is a boot with everything that a console can show.
 func play(c *console.Console, pass func(time.Duration)) {
@@ -63,8 +58,8 @@ func TestGolden(t *testing.T) {
 			var out, j bytes.Buffer
 			con := console.New(console.Options{Out: &out, JSON: &j, Lines: c.lines, Now: func() time.Duration { return now }})
 			play(con, func(d time.Duration) { now += d })
-			golden(t, c.name+".txt", out.Bytes())
-			golden(t, c.name+".json", j.Bytes())
+			check(t, c.name+".txt", out.Bytes())
+			check(t, c.name+".json", j.Bytes())
 			for line := range strings.SplitSeq(out.String(), "\n") {
 				for part := range strings.SplitSeq(line, "\r") {
 					if len(part) > 80 {
@@ -100,21 +95,8 @@ func TestRedraw(t *testing.T) {
 	}
 }
 
-func golden(t *testing.T, name string, got []byte) {
+func check(t *testing.T, name string, got []byte) {
 	t.Helper()
-	path := filepath.Join("testdata", name)
 	// A carriage return in a golden file would not survive an editor.
-	got = bytes.ReplaceAll(got, []byte("\r"), []byte("<CR>\n"))
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), string(got)); d != "" {
-		t.Errorf("%s (-want +got):\n%s", name, d)
-	}
+	golden.Check(t, filepath.Join("testdata", name), strings.ReplaceAll(string(got), "\r", "<CR>\n"))
 }

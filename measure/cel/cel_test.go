@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sealboot/sealboot/measure/event"
-	"github.com/sealboot/sealboot/measure/internal/golden"
+	"github.com/sealboot/sealboot/measure/golden"
 	"github.com/sealboot/sealboot/measure/pcr"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sealboot/sealboot/measure/internal/golden"
+	"github.com/sealboot/sealboot/measure/golden"
 )
 
 var (

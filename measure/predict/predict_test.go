@@ -11,7 +11,7 @@ import (
 
 	"github.com/sealboot/sealboot/measure"
 	"github.com/sealboot/sealboot/measure/event"
-	"github.com/sealboot/sealboot/measure/internal/golden"
+	"github.com/sealboot/sealboot/measure/golden"
 	"github.com/sealboot/sealboot/measure/pcr"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )

@@ -1,4 +1,6 @@
-// Package golden compares what a test got with a file of what it should get.
+// Package golden compares what a test got with a file of what it should get,
+// and writes that file when the test is run with -update. It is for tests of the
+// whole module, and below measure because all of it may import that.
 package golden
 
 import (
