@@ -109,21 +109,27 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// TestParseManifestRefuses breaks one thing in a good manifest and wants to be told which.
 func TestParseManifestRefuses(t *testing.T) {
-	for name, edit := range map[string][2]string{
-		"schema":         {`"schemaVersion":2`, `"schemaVersion":1`},
-		"type":           {"image.manifest", "image.index"},
-		"both":           {`"layers"`, `"manifests":[],"layers"`},
-		"digest":         {"sha256:44", "sha256:zz"},
-		"other digest":   {"sha256:", "sha512:"},
-		"negative size":  {`"size":2`, `"size":-2`},
-		"overflow":       {`"size":2`, `"size":9223372036854775807`},
-		"not JSON":       {"{", "["},
-		"size no number": {`"size":2`, `"size":"2"`},
+	const manifest = ocispec.MediaTypeImageManifest
+	edit := func(old, new string) string { return strings.ReplaceAll(goodManifest, old, new) }
+	layer := `{"mediaType":"a","digest":"sha256:` + strings.Repeat("4", 64) + `","size":0},`
+	for _, c := range []struct{ want, mediaType, text string }{
+		{"media type", ocispec.MediaTypeImageIndex, goodManifest},
+		{"more than", manifest, goodManifest + strings.Repeat(" ", oci.MaxManifest)},
+		{"schema version 1", manifest, edit(`"schemaVersion":2`, `"schemaVersion":1`)},
+		{"it says that it is", manifest, edit("image.manifest", "image.index")},
+		{"both an index and", manifest, edit(`"layers"`, `"manifests":[],"layers"`)},
+		{"not a sha256", manifest, edit("sha256:44", "sha256:zz")},
+		{"not a sha256", manifest, edit("sha256:", "sha512:")},
+		{"size -2", manifest, edit(`"size":2`, `"size":-2`)},
+		{"size 9223372036854775807", manifest, edit(`"size":2`, `"size":9223372036854775807`)},
+		{"descriptors, more than", manifest, edit(`"layers":[`, `"layers":[`+strings.Repeat(layer, 5000))},
+		{"invalid character", manifest, edit("{", "[")},
+		{"cannot unmarshal", manifest, edit(`"size":2`, `"size":"2"`)},
 	} {
-		bad := strings.ReplaceAll(goodManifest, edit[0], edit[1])
-		if _, err := oci.ParseManifest(ocispec.MediaTypeImageManifest, []byte(bad)); !errors.Is(err, oci.ErrManifest) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := oci.ParseManifest(c.mediaType, []byte(c.text)); !errors.Is(err, oci.ErrManifest) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%.200v, want %v with %q", err, oci.ErrManifest, c.want)
 		}
 	}
 }
