@@ -32,6 +32,9 @@ func supervise() {
 	harden()
 	dog := openWatchdog()
 	outcome, err := runWorker()
+	if outcome != flow.Kexec {
+		unload()
+	}
 	if err != nil {
 		fmt.Printf("\n FAILED     %v; reset, since nobody knows what it has done\n", err)
 	}
@@ -101,6 +104,7 @@ func finish(o flow.Outcome, dog *watchdog) {
 	case flow.Kexec:
 		dog.handOver()
 		reset(unix.LINUX_REBOOT_CMD_KEXEC)
+		unload()
 		fmt.Println("\n FAILED     kexec: the kernel did not start; reset")
 	case flow.Poweroff:
 		time.Sleep(readPause)
@@ -134,6 +138,10 @@ func shell() {
 		return
 	}
 }
+
+// unload drops a kernel that was loaded and will not be started, and with it the
+// handover in its initrd. Like the worker's memory, the kernel clears what it frees.
+func unload() { _ = unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD) }
 
 // reset does not return if the kernel obeys.
 func reset(how int) {
