@@ -76,7 +76,17 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 	f.StringVar(&o.Banks, "banks", "", "the TPM's active PCR banks, as in sha256,sha384")
 	f.IntVar(&o.Boots, "boots", 2, "how often the machine is booted")
 	f.IntVar(&o.Memory, "memory", 3072, "the machine's memory in MiB")
+	oneOf(cmd, "tamper", names(lab.Tampers())...)
+	oneOf(cmd, "from", names(lab.BootSources())...)
 	return cmd
+}
+
+func names[S ~string](all []S) []string {
+	var out []string
+	for _, s := range all {
+		out = append(out, string(s))
+	}
+	return out
 }
 
 // waitForEnter returns when a line was typed, or when ctx ends. It is for a
