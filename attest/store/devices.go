@@ -37,7 +37,7 @@ type Device struct {
 	// beside the endorsement key. A renewal, which proves no such thing, must show the same.
 	AKName    string `json:"akName,omitempty"`
 	AgentName string `json:"agentName,omitempty"`
-	// RepairFloor is an order to write a rollback floor that is missing or destroyed, with this image
+	// RepairFloor is an order to write a rollback floor that is missing, destroyed or too high, with this image
 	// version, until the device's next acknowledged boot; nil when there is none.
 	RepairFloor *int64       `json:"repairFloor,omitempty"`
 	Policy      DevicePolicy `json:"policy"`
@@ -170,7 +170,7 @@ func (s *Store) AllowFormat(ctx context.Context, id string, e Event) error {
 	return s.changeDevice(ctx, id, e, "UPDATE devices SET may_format = 1 WHERE id = $1", id)
 }
 
-// RepairFloor orders a device whose rollback floor is destroyed to write it anew. The order ends with
+// RepairFloor orders a device whose rollback floor is destroyed, or shuts out its image, to write it anew. The order ends with
 // the next acknowledged release.
 func (s *Store) RepairFloor(ctx context.Context, id string, floor int64, e Event) error {
 	if floor < 0 {

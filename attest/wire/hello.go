@@ -32,7 +32,7 @@ type Hello struct {
 	// it, else zero. A device may raise its rollback floor to it.
 	HealthyVersion uint64 `json:"healthyVersion,omitempty"`
 	// RepairFloor, if present, is an operator's order to write this floor anew where the device finds its rollback
-	// floor destroyed. It is never obeyed while a floor can be read.
+	// floor destroyed, or so high that it shuts out the image at hand. It ends with the next acknowledged boot.
 	RepairFloor *uint64 `json:"repairFloor,omitempty"`
 }
 

@@ -117,7 +117,7 @@ type Source interface {
 type Hello struct {
 	Time           time.Time
 	HealthyVersion uint64  // highest image version that was reported healthy
-	RepairFloor    *uint64 // order to write a destroyed floor anew
+	RepairFloor    *uint64 // order to write a floor anew that is destroyed or shuts out the image
 }
 
 // An Attester is attestd as a boot sees it.

@@ -226,7 +226,7 @@ func newDeviceRepairCmd(dir *string) *cobra.Command {
 	var floor int64
 	cmd := &cobra.Command{
 		Use:     "repair-floor DEVICE --version N",
-		Short:   "Order a device whose rollback floor is destroyed to write it anew",
+		Short:   "Order a device whose rollback floor is destroyed or too high to write it anew",
 		Example: `  sealboot device repair-floor --dir DIR till-3 --version 14`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -48,7 +48,7 @@ func (m *Machine) attester() (*attester, *event.Record, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	a := &attester{tpm: m.tpm, console: m.o.Console, client: device.Client{
+	a := &attester{tpm: m.tpm, floor: m.floor, console: m.o.Console, client: device.Client{
 		HTTP:       &http.Client{Transport: m.clock.Transport(transport, true)},
 		URL:        site.Attestd.URL,
 		Site:       site.Name,
@@ -65,6 +65,7 @@ func (m *Machine) attester() (*attester, *event.Record, error) {
 // attester is attest/device for the flow.
 type attester struct {
 	tpm     *tpmDevice
+	floor   *nvFloor
 	console flow.Reporter
 	client  device.Client
 	ek      string // hex SHA-256 of the EK's public area, when it is known
@@ -85,6 +86,7 @@ func (a *attester) Hello(ctx context.Context) (*flow.Hello, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.floor.ordered = h.RepairFloor != nil
 	return &flow.Hello{Time: h.Clock(), HealthyVersion: h.HealthyVersion, RepairFloor: h.RepairFloor}, nil
 }
 

@@ -27,6 +27,7 @@ type nvFloor struct {
 	clock    *clock.Clock
 	required bool
 
+	ordered  bool // attestd orders to write it anew
 	repaired bool
 }
 
@@ -39,20 +40,24 @@ func (f *nvFloor) store() floor.Store { return floor.Store{TPM: f.tpm.tpm, PCR: 
 
 func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
 	r, err := f.store().Read(ctx)
-	if floor.Destroyed(err) && hello != nil && hello.RepairFloor != nil {
+	if err == nil {
+		err = r.Check(candidateRecord(c))
+	}
+	lost := floor.Destroyed(err) || errors.Is(err, floor.ErrRollback) || errors.Is(err, floor.ErrJump)
+	switch {
+	case lost && hello != nil && hello.RepairFloor != nil:
 		return f.repair(ctx, c, hello)
-	}
-	if f.dispensable(err, c) {
+	case f.dispensable(err, c):
 		return nil
-	}
-	if err != nil {
+	case floor.Destroyed(err):
 		return fmt.Errorf("%w; enrol the machine with its TPM, or have attestd order a repair (sealboot device repair-floor)", err)
 	}
-	return r.Check(candidateRecord(c))
+	return err
 }
 
-// repair writes the floor anew as attestd orders. An order that would shut out the image at hand is not carried out: no
-// later one could lower the floor again, since a floor that can be read is never repaired.
+// repair writes the floor anew as attestd orders, where there is none, or one that shuts out the image at hand: whoever has
+// booted a medium of his own could have raised it above everything. An order that the image does not meet either is not
+// carried out: it must have been for another.
 func (f *nvFloor) repair(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
 	r := floor.Record{ImageVersion: *hello.RepairFloor} // Raise adds the time, one step
 	if err := r.Check(candidateRecord(c)); err != nil {
@@ -166,8 +171,8 @@ type tufFloor struct{ *nvFloor }
 
 func (f tufFloor) Check(ctx context.Context, s tuf.State) error {
 	r, err := f.store().Read(ctx)
-	if floor.Destroyed(err) {
-		return nil // the flow decides, which knows attestd's order
+	if floor.Destroyed(err) || f.ordered {
+		return nil // the flow decides, when it has the candidate
 	}
 	if err != nil {
 		return err

@@ -141,6 +141,39 @@ func TestFloorDestroyed(t *testing.T) {
 	w.boots(event.FloorRepaired) // an order that was wrong can be taken back
 }
 
+// TestFloorTooHigh has somebody with a medium of his own, who can write the floor as the loader can, raise it above
+// everything, and a machine that comes from another site with its TUF floor. attestd's order is the way back, once.
+func TestFloorTooHigh(t *testing.T) {
+	w := newWorld(t)
+	w.boots(event.FloorNV)
+	oci := w.conf.Sources
+	spoil := func(r floor.Record) {
+		t.Helper()
+		w.reset()
+		if _, err := (floor.Store{TPM: w.tpm.Open(t)}).Raise(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spoil(floor.Record{ImageVersion: 1 << 45, Time: time.Now().AddDate(9, 0, 0)})
+	w.refuses(floor.ErrRollback)
+	w.repairFloor(0)
+	w.boots(event.FloorRepaired)
+	if f := w.floor(); f.ImageVersion != 0 || f.Time.After(time.Now()) {
+		t.Errorf("the floor is %+v after the repair", f)
+	}
+
+	spoil(floor.Record{RootVersion: 99, RootSHA256: [32]byte{9}})
+	w.repo(1)
+	w.refuses(floor.ErrRollback)
+	w.repairFloor(0)
+	w.boots(event.FloorRepaired)
+
+	// Without an order nothing goes back, and the order has ended with its boot.
+	w.conf.Sources = oci
+	spoil(floor.Record{ImageVersion: 7})
+	w.refuses(floor.ErrRollback)
+}
+
 // TestWrongTimeSigned has attestd's clock a year ahead in a machine's first boot, which writes its floor, and in the
 // next. The time floor moves by one step each time, and the machine boots as soon as the clock is right again.
 func TestWrongTimeSigned(t *testing.T) {
