@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -25,6 +26,9 @@ import (
 	"github.com/sealboot/sealboot/attest/verify"
 	"github.com/sealboot/sealboot/attest/wire"
 )
+
+// maxLabel is the longest name of a device, in bytes: it is a cell of tables, on terminals too.
+const maxLabel = 120
 
 // The tiers of a device: who vouches for its endorsement key.
 const (
@@ -51,6 +55,9 @@ type Source struct {
 // Device makes the registry's entry and says what it rests on.
 func (s Source) Device(now time.Time) (store.Device, error) {
 	d := store.Device{Label: s.Label, State: store.Enrolled, Tier: TierHash, RepairFloor: s.Floor}
+	if unfit := func(r rune) bool { return !unicode.IsPrint(r) }; len(s.Label) > maxLabel || strings.ContainsFunc(s.Label, unfit) {
+		return d, fmt.Errorf("label %.40q: want at most %d bytes of printable text", s.Label, maxLabel)
+	}
 	for _, h := range s.Hashes {
 		if raw, err := hex.DecodeString(h); err != nil || len(raw) != 32 || strings.ToLower(h) != h {
 			return d, fmt.Errorf("hash %q: want 64 characters of lower-case hex", h)

@@ -82,3 +82,15 @@ func TestOnlyEndorsedKeysAreEnrolled(t *testing.T) {
 		t.Errorf("software key first, operator vouches: %+v, %v; want tier %s", d, err, TierHash)
 	}
 }
+
+// TestLabel has a delivery note that writes on the operator's terminal.
+func TestLabel(t *testing.T) {
+	for label, ok := range map[string]bool{
+		"till 3, caf\u00e9": true, "": true, "\x1b[2J": false, "one\ntwo": false, "\u202egnp": false, strings.Repeat("x", maxLabel+1): false,
+	} {
+		s := Source{Hashes: []string{strings.Repeat("aa", 32)}, Label: label, HashSuffices: true}
+		if _, err := s.Device(time.Now()); (err == nil) != ok {
+			t.Errorf("label %.40q: %v", label, err)
+		}
+	}
+}
