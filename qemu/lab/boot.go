@@ -79,6 +79,11 @@ func (l *Lab) Machine() qemu.Config {
 
 // Boot switches a machine on and waits until it is off again.
 func (l *Lab) Boot(ctx context.Context, c qemu.Config) (*Boot, error) {
+	return l.bootWith(ctx, c, func(*qemu.VM) error { return nil })
+}
+
+// bootWith also lets somebody at the machine while it is on.
+func (l *Lab) bootWith(ctx context.Context, c qemu.Config, at func(*qemu.VM) error) (*Boot, error) {
 	if c.Console == nil {
 		c.Console = l.stages.plain()
 	}
@@ -91,6 +96,7 @@ func (l *Lab) Boot(ctx context.Context, c qemu.Config) (*Boot, error) {
 	var b Boot
 	var reader sync.WaitGroup
 	reader.Go(func() { b.Events = readEvents(vm.Serial()) })
+	done := at(vm)
 	exit, err := vm.Wait(ctx, 40*time.Second)
 	vm.Stop() // which closes the channel
 	reader.Wait()
@@ -98,7 +104,7 @@ func (l *Lab) Boot(ctx context.Context, c qemu.Config) (*Boot, error) {
 	if ctx.Err() != nil {
 		return &b, context.Cause(ctx)
 	}
-	if err != nil {
+	if err := errors.Join(done, err); err != nil {
 		return &b, err
 	}
 	if exit.Panic != "" {

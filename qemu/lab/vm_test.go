@@ -71,7 +71,13 @@ func machine(t *testing.T) *Lab {
 // switchOn boots the machine until it is off again. A test that fails prints its console.
 func switchOn(t *testing.T, l *Lab, c qemu.Config) *Boot {
 	t.Helper()
-	b, err := l.Boot(t.Context(), c)
+	return switchOnWith(t, l, c, func(*qemu.VM) error { return nil })
+}
+
+// switchOnWith also lets somebody at the machine while it is on.
+func switchOnWith(t *testing.T, l *Lab, c qemu.Config, at func(*qemu.VM) error) *Boot {
+	t.Helper()
+	b, err := l.bootWith(t.Context(), c, at)
 	t.Cleanup(func() {
 		if t.Failed() && b != nil {
 			t.Logf("the console of the machine:\n%s", qemu.Plain(b.Console))
