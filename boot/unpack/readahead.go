@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"fmt"
 	"io"
 	"sync"
 )
@@ -49,18 +50,29 @@ func (a *ahead) fill(r io.Reader) {
 		case <-a.stop:
 			return
 		}
-		var n int
-		var err error
-		for n < len(buf) && err == nil {
-			var got int
-			got, err = r.Read(buf[n:])
-			n += got
-		}
+		n, err := readFull(r, buf)
 		a.full <- block{buf[:n], err} // there is room for every buffer
 		if err != nil {
 			return
 		}
 	}
+}
+
+// readFull fills buf as far as r goes. It makes an error of a panic: whoever
+// recovers from what a hostile image does to a decompressor does so in another
+// goroutine, and would never see it.
+func readFull(r io.Reader, buf []byte) (n int, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a decompressor failed: %v", p)
+		}
+	}()
+	for n < len(buf) && err == nil {
+		var got int
+		got, err = r.Read(buf[n:])
+		n += got
+	}
+	return n, err
 }
 
 // Read implements io.Reader.
