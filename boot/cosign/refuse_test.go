@@ -107,7 +107,7 @@ func TestBundleRefused(t *testing.T) {
 		"none by a pinned key":     func(f *forged) { f.signatures = 0 },
 		`is a "slsa"`:              func(f *forged) { f.statement.Type = "slsa" },
 		`with a "sbom"`:            func(f *forged) { f.statement.PredicateType = "sbom" },
-		"about something else":     func(f *forged) { f.statement.Subject[0].Digest["sha256"] = strings.Repeat("0", 64) },
+		"is about sha256:0000":     func(f *forged) { f.statement.Subject[0].Digest["sha256"] = strings.Repeat("0", 64) },
 		"statement is about":       func(f *forged) { f.statement.Subject = nil },
 		"the statement is about s": func(f *forged) { f.statement.Subject[0].Digest = map[string]string{"sha512": image(t).Encoded()} },
 	} {
