@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,12 +40,21 @@ func tool(t *testing.T, name string) string {
 // is more of its configuration: inside "http", and at the top.
 func dockerRegistry(t *testing.T, config ...string) string {
 	t.Helper()
+	addr, start := dockerRegistryAt(t, config...)
+	start()
+	return addr
+}
+
+// dockerRegistryAt returns the address of a registry that start starts, and
+// starts again after kill.
+func dockerRegistryAt(t *testing.T, config ...string) (addr string, start func() (kill func())) {
+	t.Helper()
 	path := tool(t, "docker-registry")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
+	addr = l.Addr().String()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -55,23 +65,26 @@ func dockerRegistry(t *testing.T, config ...string) string {
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "serve", file)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for range 200 {
-		if conn, err := net.Dial("tcp", addr); err == nil {
-			_ = conn.Close()
-			return addr
+	return addr, func() func() {
+		cmd := exec.Command(path, "serve", file)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(50 * time.Millisecond)
+		kill := sync.OnceFunc(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		t.Cleanup(kill)
+		for range 200 {
+			if conn, err := net.Dial("tcp", addr); err == nil {
+				_ = conn.Close()
+				return kill
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Fatal("docker-registry does not answer")
+		return nil
 	}
-	t.Fatal("docker-registry does not answer")
-	return ""
 }
 
 // pushImage makes an image of layers and pushes it.
@@ -157,4 +170,69 @@ func TestDockerRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkBlobs(t.Context(), t, img, big, small, small)
+}
+
+// meteredConn tells how much was received.
+type meteredConn struct {
+	net.Conn
+	received func(n int)
+}
+
+func (c meteredConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received(n)
+	return n, err
+}
+
+// TestRegistryRestarts kills docker-registry in the middle of a blob, twice, and
+// starts it again: what has arrived is kept.
+func TestRegistryRestarts(t *testing.T) {
+	addr, start := dockerRegistryAt(t)
+	kill := start()
+	const size = 32 << 20
+	layer := random(size)
+	pushImage(t, openRemote(t, addr+"/os:v1", oci.Connection{PlainHTTP: true}).Repository(), "v1", layer)
+	var mu sync.Mutex
+	received, restarts := 0, []int{size / 4, size / 2}
+	count := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if received += n; len(restarts) > 0 && received >= restarts[0] {
+			restarts = restarts[1:]
+			kill()
+			kill = start()
+		}
+	}
+	conn := oci.Connection{PlainHTTP: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		// Or all of the blob would be on its way at once.
+		if err := c.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+			return nil, err
+		}
+		return meteredConn{c, count}, nil
+	}}
+	src, err := oci.New(oci.Options{Places: []oci.Place{openRemote(t, addr+"/os:v1", conn)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	img, err := src.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	if err := img.Prefetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkBlobs(t.Context(), t, img, layer)
+	t.Logf("received %d bytes of %d", received, size)
+	if len(restarts) > 0 {
+		t.Error("the registry was not restarted")
+	}
+	if more := received - size; more > 1<<20 {
+		t.Errorf("%d bytes came twice", more)
+	}
 }
