@@ -184,6 +184,28 @@ func TestTruncatedAndSilentClients(t *testing.T) {
 	silent.Close()
 }
 
+// TestCertificateOfAWrongClock sets attestd's clock right after it was a year ahead: the certificate that it made
+// meanwhile is valid for nobody, and goes.
+func TestCertificateOfAWrongClock(t *testing.T) {
+	now := time.Now()
+	key, err := ca.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, _, err := ca.Create("lab", key, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c certificate
+	for _, at := range []time.Time{now, now.AddDate(1, 0, 0), now} {
+		now = at
+		got, err := c.get(authority, "127.0.0.1", now)
+		if err != nil || now.Before(got.Leaf.NotBefore) || now.After(got.Leaf.NotAfter) {
+			t.Errorf("at %v: valid from %v to %v, %v", now, got.Leaf.NotBefore, got.Leaf.NotAfter, err)
+		}
+	}
+}
+
 func TestServerTimeoutsAreSet(t *testing.T) {
 	all := newBareLab(t).server.listeners(noListener{}, noListener{})
 	if len(all) != 2 {

@@ -211,7 +211,8 @@ type certificate struct {
 func (c *certificate) get(authority *ca.CA, host string, now time.Time) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.current != nil && now.Before(c.current.Leaf.NotBefore.Add(ca.ServerLife/2)) {
+	// Before its life lies a certificate that was made while the clock was ahead.
+	if c.current != nil && !now.Before(c.current.Leaf.NotBefore) && now.Before(c.current.Leaf.NotBefore.Add(ca.ServerLife/2)) {
 		return c.current, nil
 	}
 	var key *ecdsa.PrivateKey

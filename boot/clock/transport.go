@@ -18,8 +18,10 @@ import (
 // A certificate that is not valid yet moves the clock to its NotBefore, because
 // whoever holds the site's CA says that this moment has passed. One that has
 // expired is judged at its NotBefore until the time was signed: the clock may be
-// ahead, and the worst is that somebody with an old key reads along. Roots, chain
-// and name are checked as ever, and with them the connection is tried once more.
+// ahead, and the worst is that somebody with an old key reads along. The signed
+// time moves for no certificate: attestd's clock may have been ahead when it made
+// one. Roots, chain and name are checked as ever, and with them the connection is
+// tried once more.
 //
 // With policy [Off] no dates are checked.
 func (c *Clock) Transport(base *http.Transport, pinned bool) http.RoundTripper {
@@ -35,14 +37,15 @@ type transport struct {
 	clock  *Clock
 	base   *http.Transport
 	pinned bool
-	at     atomic.Pointer[time.Time] // when certificates are judged, as long as the clock is not trusted
+	at     atomic.Pointer[time.Time] // when certificates are judged, if not by the clock
 }
 
 func (t *transport) now() time.Time {
-	if at := t.at.Load(); at != nil && (t.clock.policy == Off || !t.clock.State().Trusted) {
+	s := t.clock.State()
+	if at := t.at.Load(); at != nil && (t.clock.policy == Off || !s.Trusted || at.After(s.Lower)) {
 		return *at
 	}
-	return t.clock.Now()
+	return s.Lower
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -95,10 +98,14 @@ func (t *transport) solve(r *http.Request, err error) bool {
 	if _, err := leaf.Verify(o); err != nil {
 		return false
 	}
-	if leaf.NotBefore.After(t.clock.Now()) {
+	s := t.clock.State()
+	switch early := leaf.NotBefore.After(s.Lower); {
+	case early && !s.Trusted:
 		return t.clock.notBefore(leaf.NotBefore)
+	case !early && s.Trusted:
+		return false
 	}
-	return !t.clock.State().Trusted && t.judgeAt(leaf.NotBefore)
+	return t.judgeAt(leaf.NotBefore)
 }
 
 // judgeAt has certificates judged at a moment, and reports whether that is news.

@@ -160,6 +160,13 @@ func TestAhead(t *testing.T) {
 			if err := get(now.Add(-15*day), now.Add(15*day)); err != nil {
 				t.Errorf("by the signed time: %v", err)
 			}
+			// attestd's clock was ahead when it made this one, or that of its replica is.
+			if err := get(now.Add(20*day), now.Add(50*day)); err != nil {
+				t.Errorf("not valid yet by the signed time: %v", err)
+			}
+			if !k.Now().Equal(now) {
+				t.Errorf("a certificate moved the signed time to %v", k.Now())
+			}
 			if err := get(now.Add(-30*day), now.Add(-day)); err == nil || !strings.Contains(err.Error(), "expired") {
 				t.Errorf("expired by the signed time: %v", err)
 			}
