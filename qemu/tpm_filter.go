@@ -13,7 +13,7 @@ import (
 
 // TPMFilter answers a command of the machine's TPM: with what the TPM answers
 // when it is passed on, or with something else. It is called for one command at
-// a time. A nil response means that the TPM says nothing any more.
+// a time.
 type TPMFilter func(command []byte, pass func(command []byte) (response []byte, err error)) (response []byte, err error)
 
 // between puts the filter on the line to a TPM and returns the machine's end.
@@ -119,10 +119,7 @@ func (f TPMFilter) commands(tpm, machine net.Conn) error {
 			return err
 		}
 		response, err := f(command, pass)
-		if response == nil && err == nil {
-			_, err = io.Copy(io.Discard, machine) // until the machine ends
-		}
-		if err != nil || response == nil {
+		if err != nil {
 			return err
 		}
 		if _, err := machine.Write(response); err != nil {
