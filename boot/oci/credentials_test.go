@@ -17,8 +17,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -169,6 +171,13 @@ func (e *eavesdropper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.answer(w, r)
 }
 
+// report is how many requests there were, and the secrets in them.
+func (e *eavesdropper) report() (seen int, heard []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen, slices.Clone(e.heard)
+}
+
 // TestCredentialsStay: whatever a registry answers, its credentials are shown to
 // nobody else, and not without TLS.
 func TestCredentialsStay(t *testing.T) {
@@ -215,7 +224,7 @@ func TestCredentialsStay(t *testing.T) {
 				}
 				e := &eavesdropper{answer: tt.other}
 				other := start(e, secure && tt.realm == nil)
-				authorized := 0
+				var authorized atomic.Int64
 				s := start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					user, password, _ := r.BasicAuth()
 					switch {
@@ -226,7 +235,7 @@ func TestCredentialsStay(t *testing.T) {
 					case strings.Contains(r.URL.Path, "/blobs/"):
 						http.Redirect(w, r, tt.blobs(other.URL)+r.URL.Path, http.StatusTemporaryRedirect)
 					default:
-						authorized++
+						authorized.Add(1)
 						reg.ServeHTTP(w, r)
 					}
 				}), secure)
@@ -241,12 +250,13 @@ func TestCredentialsStay(t *testing.T) {
 				if err != nil && strings.Contains(err.Error(), "secret") {
 					t.Errorf("the error shows the secret: %v", err)
 				}
-				if tt.realm == nil && (authorized == 0 || e.seen == 0) {
-					t.Errorf("%d requests with credentials, %d to the other host", authorized, e.seen)
+				seen, heard := e.report()
+				if tt.realm == nil && (authorized.Load() == 0 || seen == 0) {
+					t.Errorf("%d requests with credentials, %d to the other host", authorized.Load(), seen)
 				}
 				told := !secure && tt.realm != nil // without TLS, as it was told to
-				if (len(e.heard) > 0) != told {
-					t.Errorf("the other host was sent %q", e.heard)
+				if (len(heard) > 0) != told {
+					t.Errorf("the other host was sent %q", heard)
 				}
 			})
 		}
@@ -308,10 +318,11 @@ func TestTunnel(t *testing.T) {
 	if err := open(t, addr+"/os/test:v1", through("box", "wrongpass"), layer); err == nil || strings.Contains(err.Error(), "wrongpass") {
 		t.Errorf("with a wrong password for the proxy: %v", err)
 	}
-	if e.seen < 2 {
-		t.Errorf("%d requests went through the proxy", e.seen)
+	seen, heard := e.report()
+	if seen < 2 {
+		t.Errorf("%d requests went through the proxy", seen)
 	}
-	for _, h := range e.heard {
+	for _, h := range heard {
 		if strings.Contains(h, base64.StdEncoding.EncodeToString([]byte("device:secret"))) {
 			t.Error("the proxy was shown the registry's password")
 		}
