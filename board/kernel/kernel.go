@@ -176,19 +176,21 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	}
 }
 
-// build makes the kernel in a temporary directory and moves the result to dir.
+// build makes the kernel in a work directory and moves the result to dir. Whoever
+// has the lock has the work directory: what a build that was killed left there goes.
 func (c *Config) build(ctx context.Context, dir string) error {
-	work, err := os.MkdirTemp(c.Cache, "build-")
-	if err != nil {
-		return fmt.Errorf("kernel: work directory: %w", err)
-	}
-	defer os.RemoveAll(work)
+	work := dir + ".work"
 	tree := filepath.Join(work, "linux")
 	result := filepath.Join(work, "result")
-	for _, d := range []string{tree, result} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return fmt.Errorf("kernel: work directory: %w", err)
+	err := os.RemoveAll(work)
+	defer os.RemoveAll(work)
+	for _, d := range []string{work, tree, result} {
+		if err == nil {
+			err = os.Mkdir(d, 0o755)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("kernel: work directory: %w", err)
 	}
 	if err := c.run(ctx, "", "tar", "--extract", "--strip-components=1", "--directory", tree, "--file", c.Source); err != nil {
 		return err

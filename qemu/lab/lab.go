@@ -77,6 +77,7 @@ type Lab struct {
 	admin    int    // port of the status page
 	unit     string // the machine's directory below Dir; empty for the first
 	tpm      qemu.TPMOptions
+	imageKey []byte // public key (PKIX) that must have signed images; nil asks for none
 
 	server, images *service
 	web            *fileServer
@@ -124,6 +125,7 @@ func Prepare(ctx context.Context, o Options) (_ *Lab, err error) {
 			l.Close()
 		}
 	}()
+	defer l.stages.sayWhenStopped(ctx)()
 	steps := []struct {
 		name string
 		do   func(context.Context) error
@@ -211,6 +213,7 @@ func Run(ctx context.Context, o Options) (*Lab, error) {
 
 // boots switches the machine on as often as was asked for.
 func (l *Lab) boots(ctx context.Context) error {
+	defer l.stages.sayWhenStopped(ctx)()
 	if l.o.Tamper != "" {
 		if err := l.stages.run("tampering with "+string(l.o.Tamper), func() error { return l.tamper(ctx) }); err != nil {
 			return err

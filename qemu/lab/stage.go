@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -106,6 +107,13 @@ func (s *stages) reassure() (stop func()) {
 		close(done)
 		wg.Wait()
 	}
+}
+
+// sayWhenStopped says that an interruption was heard, until done is called:
+// cleaning up can take a while.
+func (s *stages) sayWhenStopped(ctx context.Context) (done func()) {
+	stop := context.AfterFunc(ctx, func() { s.note("interrupted: stopping what runs") })
+	return func() { stop() }
 }
 
 // silence is what to say about it at a moment; empty for nothing.
