@@ -276,6 +276,14 @@ func TestRateLimit(t *testing.T) {
 	if len(l.buckets) > maxBuckets+1 {
 		t.Errorf("%d buckets, want at most %d", len(l.buckets), maxBuckets+1)
 	}
+	// Whoever has that many networks keeps others out only as long as he goes on in all of them.
+	now = now.Add(3 * time.Second)
+	for range 10 {
+		l.allow(network("[2001:db9::1]:1"), now)
+	}
+	if n := count("192.0.2.1:1"); n != 3 {
+		t.Errorf("another address has %d after three seconds, want 3", n)
+	}
 }
 
 func TestRateLimitedDevicesComeBack(t *testing.T) {

@@ -21,8 +21,9 @@ type bucket struct {
 }
 
 const (
-	maxBuckets = 50_000
-	sweepEvery = time.Minute
+	maxBuckets   = 50_000
+	sweepEvery   = time.Minute
+	sweepCrowded = time.Second
 	// bytesPerToken is how much of a message costs as much as its coming: to read 4 MiB of JSON takes the time of
 	// dozens of usual messages.
 	bytesPerToken = 64 << 10
@@ -53,7 +54,8 @@ func (l *limiter[K]) spend(key K, tokens float64, now time.Time) {
 
 // bucket returns the bucket of a key as it is now.
 func (l *limiter[K]) bucket(key K, now time.Time) *bucket {
-	if now.Sub(l.swept) > sweepEvery {
+	crowded := len(l.buckets) >= maxBuckets && now.Sub(l.swept) > sweepCrowded
+	if crowded || now.Sub(l.swept) > sweepEvery {
 		l.sweep(now)
 	}
 	b := l.buckets[key]
