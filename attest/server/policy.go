@@ -114,11 +114,21 @@ func floorVersions(v *verify.Verified) map[string]int64 {
 		}
 		for key, text := range e.Record.Detail {
 			if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= 0 {
-				out[floorPrefix+key] = n
+				out[floorName(key, e.Record.Detail)] = n
 			}
 		}
 	}
 	return out
+}
+
+// floorName is what a field of a floor is remembered under. A newer root of TUF may give a role other keys, under which
+// its versions begin anew: that is how a repository recovers from a thief, and not going back.
+func floorName(key string, floor map[string]string) string {
+	switch key {
+	case "timestamp", "snapshot", "targets":
+		return floorPrefix + "root-" + floor["root"] + "/" + key
+	}
+	return floorPrefix + key
 }
 
 // rulesFor is what the site decided about one device.

@@ -9,8 +9,10 @@ import (
 	"github.com/sealboot/sealboot/attest/device"
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/verify"
 	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/measure"
+	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
@@ -166,6 +168,28 @@ func TestWeakerRootOfTrust(t *testing.T) {
 	} {
 		if got := weaker(finding{versions: c.now}, c.device, c.seen); (len(got) > 0) != c.denied {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestGoingBack: a floor whose versions fall is worth a look, unless a newer root of TUF has given the roles new keys.
+func TestGoingBack(t *testing.T) {
+	shown := func(root, timestamp string) map[string]int64 {
+		return floorVersions(&verify.Verified{AuthorityPCR: event.PCRAuthority, Loader: []cel.Entry{{
+			PCR:    event.PCRAuthority,
+			Record: event.Record{Type: event.TypeFloor, Name: event.FloorNV, Detail: map[string]string{"root": root, "timestamp": timestamp}},
+		}}})
+	}
+	seen := shown("1", "900")
+	for _, tc := range []struct{ root, timestamp, want string }{
+		{"1", "900", ""},
+		{"1", "899", "floor/root-1/timestamp 899, had shown 900 before"},
+		{"2", "3", ""},
+		{"0", "900", "floor/root 0, had shown 1 before"},
+	} {
+		got := wentBack(finding{versions: shown(tc.root, tc.timestamp)}, seen)
+		if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+			t.Errorf("root %s, timestamp %s: %q; want %q", tc.root, tc.timestamp, got, tc.want)
 		}
 	}
 }
