@@ -372,6 +372,9 @@ func testCache(t *testing.T, way string) {
 			if third, err := boot(t, way, dir, want, time.Hour, slow); err != nil || third != 0 {
 				t.Errorf("third boot: %d bytes, want none; %v", third, err)
 			}
+			if tt.name != "untouched" {
+				return
+			}
 			zero(t, filepath.Join(dir, name), size/2, 1)
 			if fourth, err := boot(t, way, dir, want, time.Hour, slow); err != nil || fourth != size {
 				t.Errorf("boot after the complete file was changed: %d bytes; %v", fourth, err)

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cuelabs.dev/go/oci/ociregistry/ocimem"
+	"cuelabs.dev/go/oci/ociregistry/ociserver"
+)
+
+// TestCopy publishes to a registry that wants a password, from Docker's
+// config.json, and copies from there to a tar file and back to another name.
+func TestCopy(t *testing.T) {
+	registry := ociserver.New(ocimem.New(), nil)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "ci" || password != "opensesame" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		registry.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir, addr := t.TempDir(), strings.TrimPrefix(s.URL, "http://")
+	kernel, auth, wrong := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "config.json"), filepath.Join(dir, "wrong.json")
+	for path, text := range map[string]string{
+		kernel: "kernel",
+		auth:   fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, addr, base64.StdEncoding.EncodeToString([]byte("ci:opensesame"))),
+		wrong:  fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, addr, base64.StdEncoding.EncodeToString([]byte("ci:closesesame"))),
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	archive := "oci-archive:" + filepath.Join(dir, "os.tar") + ":1"
+	var digest string
+	for _, args := range [][]string{
+		{"publish", addr + "/os:1", "--plain-http", "--authfile", auth, "--kernel", kernel},
+		{"copy", addr + "/os:1", archive, "--from-plain-http", "--from-authfile", auth},
+		{"copy", archive, addr + "/copy:1", "--to-plain-http", "--to-authfile", auth},
+		{"copy", addr + "/copy:1", addr + "/copy:2", "--from-plain-http", "--from-authfile", auth, "--to-plain-http", "--to-authfile", auth},
+	} {
+		code, out, diag := sealboot(args...)
+		if code != 0 || digest != "" && out != digest {
+			t.Fatalf("sealboot %q: exit code %d, digest %q, want %q\n%s", args, code, out, digest, diag)
+		}
+		digest = out
+	}
+	for _, args := range [][]string{
+		{"copy", addr + "/os:1", archive, "--from-plain-http", "--from-authfile", wrong},
+		{"copy", addr + "/os:1", archive, "--from-plain-http"},
+		{"copy", archive, addr + "/copy:3", "--to-plain-http", "--to-authfile", wrong},
+	} {
+		code, _, diag := sealboot(args...)
+		if code != exitFailed || strings.Contains(diag, "sesame") {
+			t.Errorf("sealboot %q: exit code %d\n%s", args, code, diag)
+		}
+	}
+}
