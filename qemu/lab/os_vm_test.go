@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/sealboot/sealboot/qemu"
 )
 
 // TestSite follows one machine: its first boot, seen from the inside; another
@@ -20,23 +22,31 @@ func TestSite(t *testing.T) {
 	bootsImage(t, l, "probe", probed(t, l))
 	first, disk := l.unit, l.dataDisk()
 	if !t.Run("first boot", func(t *testing.T) {
-		b := switchOn(t, l, l.Machine())
+		b := switchOn(t, l, offering(t, l.Machine()))
 		wantUp(t, b)
 		wantReleases(t, l, 1)
-		for _, check := range []string{"logs", "secrets", "release", "container"} {
+		for _, check := range []string{"logs", "secrets", "release", "container", "credentials"} {
 			wantProbed(t, b, check)
+		}
+		if !strings.Contains(b.Console, "probe: credentials: 2 offered, none taken") {
+			t.Error("the operating system was not offered two credentials")
 		}
 	}) {
 		return
 	}
-	t.Run("attestd killed between boots", func(t *testing.T) {
+	t.Run("attestd killed between boots, and a busy TPM", func(t *testing.T) {
 		_, before := verdicts(t, l)
 		l.server.Kill()
 		if err := l.startAttestd(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		b := switchOn(t, l, l.Machine())
+		c, busy := l.Machine(), &busyTPM{}
+		c.TPMFilter = fromTheLoader(busy.filter)
+		b := switchOn(t, l, c)
 		wantUp(t, b)
+		if n := busy.refused.Load(); n != mostRefused {
+			t.Errorf("the TPM refused %d commands, want %d", n, mostRefused)
+		}
 		if !strings.Contains(b.Console, "boots so far: 2") {
 			t.Error("the volume does not show the first boot")
 		}
@@ -158,7 +168,8 @@ func content(t *testing.T, path string) []byte {
 }
 
 // TestKernelThatCannotBeLoaded boots an image that attestd knows and whose
-// kernel kexec_file_load refuses: after a release, there is only the reset.
+// kernel kexec_file_load refuses: after a release, there is only the reset, with
+// no seal key left in the machine's memory.
 func TestKernelThatCannotBeLoaded(t *testing.T) {
 	l := machine(t)
 	image, err := l.image()
@@ -176,7 +187,16 @@ func TestKernelThatCannotBeLoaded(t *testing.T) {
 		t.Fatal(err)
 	}
 	bootsImage(t, l, "unloadable", image)
-	b := switchOn(t, l, l.Machine())
+	c := loaderCode(t, l)
+	b := switchOnWith(t, l, l.Machine(), func(vm *qemu.VM) error {
+		return c.debug(t.Context(), vm, func(_ *qemu.Debugger, runTo func(string) error) error {
+			if err := runTo("boot/kexec.(*Loader).Load"); err != nil {
+				return err
+			}
+			wantKey(t, l, vm, true)
+			return wiped(t, l, vm, runTo)
+		})
+	})
 	wantRefusal(t, b, "load", "exec format error")
 	wantEnd(t, b, reset)
 	wantReleases(t, l, 1)

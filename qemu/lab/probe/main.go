@@ -26,6 +26,7 @@ func main() {
 		{"secrets", leaks},
 		{"release", askAgain},
 		{"container", container},
+		{"credentials", credentials},
 	}
 	code := 0
 	for _, c := range checks {
