@@ -37,6 +37,11 @@ const (
 	maxOffset     = 64 << 20 // headers, key slots and data must not lie further apart
 	minOffset     = 1 << 20  //
 	keySize       = 64       // AES-256-XTS, in bytes
+	stripes       = 4000     // the only number there is
+
+	maxIterations = 1 << 26 // of PBKDF2: some 20 s
+	maxMemory     = 1 << 20 // of Argon2, in KiB, and
+	maxTime       = 64      // passes: what cryptsetup itself may choose
 )
 
 var (
@@ -135,12 +140,26 @@ type (
 		Config   config                     `json:"config"`
 	}
 	keyslot struct {
-		Type     string          `json:"type"`
-		KeySize  int             `json:"key_size"`
-		AF       json.RawMessage `json:"af"`
-		Area     slotArea        `json:"area"`
-		KDF      json.RawMessage `json:"kdf"`
-		Priority *int            `json:"priority"`
+		Type     string     `json:"type"`
+		KeySize  int        `json:"key_size"`
+		AF       splitter   `json:"af"`
+		Area     slotArea   `json:"area"`
+		KDF      derivation `json:"kdf"`
+		Priority *int       `json:"priority"`
+	}
+	splitter struct {
+		Type    string `json:"type"`
+		Stripes int    `json:"stripes"`
+		Hash    string `json:"hash"`
+	}
+	derivation struct {
+		Type       string `json:"type"`
+		Hash       string `json:"hash"`
+		Iterations int64  `json:"iterations"`
+		Time       int64  `json:"time"`
+		Memory     int64  `json:"memory"` // KiB
+		CPUs       int64  `json:"cpus"`
+		Salt       string `json:"salt"`
 	}
 	slotArea struct {
 		Type       string `json:"type"`
@@ -198,13 +217,42 @@ func metadata(text []byte, headers int64) (int64, error) {
 	if len(m.Keyslots) == 0 {
 		return 0, fmt.Errorf("%w: it has no key slot", ErrHeader)
 	}
+	for n, d := range m.Digests {
+		if d.Type != "pbkdf2" || !bearable(d.Iterations, maxIterations) {
+			return 0, fmt.Errorf("%w: digest %s is a %q of %d iterations", ErrHeader, n, d.Type, d.Iterations)
+		}
+	}
 	for n, k := range m.Keyslots {
-		if k.Type != "luks2" || k.KeySize != keySize || k.Area.Type != "raw" || k.Area.Encryption != Cipher || k.Area.KeySize != keySize {
-			return 0, fmt.Errorf("%w: key slot %s is %q of %d bytes encrypted with %q, want %q", ErrHeader, n, k.Type, k.KeySize, k.Area.Encryption, Cipher)
+		if err := k.check(n); err != nil {
+			return 0, err
 		}
 	}
 	return offset, nil
 }
+
+// check wants a key slot that only its key opens, and without using up the machine: an operator may have added one with
+// cryptsetup's own parameters.
+func (k keyslot) check(name string) error {
+	if k.Type != "luks2" || k.KeySize != keySize || k.Area.Type != "raw" || k.Area.Encryption != Cipher || k.Area.KeySize != keySize {
+		return fmt.Errorf("%w: key slot %s is %q of %d bytes encrypted with %q, want %q", ErrHeader, name, k.Type, k.KeySize, k.Area.Encryption, Cipher)
+	}
+	if k.AF.Type != "luks1" || k.AF.Stripes != stripes {
+		return fmt.Errorf("%w: key slot %s is split by %q into %d", ErrHeader, name, k.AF.Type, k.AF.Stripes)
+	}
+	d, ok := k.KDF, false
+	switch d.Type {
+	case "pbkdf2":
+		ok = bearable(d.Iterations, maxIterations)
+	case "argon2i", "argon2id":
+		ok = bearable(d.Memory, maxMemory) && bearable(d.Time, maxTime)
+	}
+	if !ok {
+		return fmt.Errorf("%w: key slot %s wants %q of %d iterations, %d passes, %d KiB", ErrHeader, name, d.Type, d.Iterations, d.Time, d.Memory)
+	}
+	return nil
+}
+
+func bearable(n, most int64) bool { return n > 0 && n <= most }
 
 // Blank tells whether a disk holds nothing: its first 16 MiB and its last MiB are zero. Partition tables,
 // file systems, RAID and LUKS all leave traces there. Size is the disk's, in bytes.

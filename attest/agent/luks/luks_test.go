@@ -45,6 +45,12 @@ func TestCheck(t *testing.T) {
 	if _, err := Check(edit(head, "x", "x")); err != nil {
 		t.Fatalf("the test's own editing breaks a header: %v", err)
 	}
+	kdf := `"kdf":{"type":"pbkdf2","hash":"sha256","iterations":1000`
+	// What an operator adds, to open the volume without attestd.
+	recovery := edit(head, kdf, `"kdf":{"type":"argon2id","time":5,"memory":1048576,"cpus":4`)
+	if _, err := Check(recovery); err != nil {
+		t.Errorf("a key slot as cryptsetup makes by itself: %v", err)
+	}
 	slot := `"area":{"type":"raw","offset":"32768","size":"258048","encryption":"aes-xts-plain64"`
 	for name, e := range map[string][2]string{
 		"null cipher in a key slot": {slot, strings.Replace(slot, Cipher, "cipher_null-ecb", 1)},
@@ -71,6 +77,12 @@ func TestCheck(t *testing.T) {
 		"segment of a number":   {`"segments":{"0"`, `"segments":{"1"`},
 		"segment of fixed size": {`"size":"dynamic"`, `"size":"512"`},
 		"other sector numbers":  {`"iv_tweak":"0"`, `"iv_tweak":"9"`},
+		"a key slot of hours":   {kdf, `"kdf":{"type":"pbkdf2","hash":"sha256","iterations":4294967295`},
+		"a digest of hours":     {`"hash":"sha256","iterations":1000,"salt":"hwYG`, `"hash":"sha256","iterations":4294967295,"salt":"hwYG`},
+		"a key slot of 4 GiB":   {kdf, `"kdf":{"type":"argon2id","time":4,"memory":4194304,"cpus":4`},
+		"many passes":           {kdf, `"kdf":{"type":"argon2id","time":100000,"memory":1048576,"cpus":4`},
+		"another derivation":    {kdf, `"kdf":{"type":"x","hash":"sha256","iterations":1000`},
+		"another splitter":      {`"type":"luks1","stripes":4000`, `"type":"luks1","stripes":2147483647`},
 	} {
 		bad := edit(head, e[0], e[1])
 		if bytes.Equal(bad, edit(head, "x", "x")) {
