@@ -4,6 +4,7 @@ package qemu_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -113,17 +114,44 @@ func TestFirmwareMeasuresTheLoader(t *testing.T) {
 	wait(t, again, qemu.Exit{Reason: "guest-shutdown"})
 }
 
-// TestEndOfUinit shows that a loader whose program ends resets: there is no shell
-// to fall into.
+// TestEndOfUinit shows that a loader whose program ends, however it does, resets:
+// there is no shell to fall into.
 func TestEndOfUinit(t *testing.T) {
-	vm := start(t, machine(t, "guest.do=exit"))
-	exit, err := vm.Wait(t.Context(), 20*time.Second)
+	dir := t.TempDir()
+	image, initrd := guestFiles(t)
+	c := qemu.Config{Dir: dir, Kernel: image, Initrd: filepath.Join(dir, "initrd"), TPM: filepath.Join(dir, "tpm"), NoReboot: true}
+	if err := errors.Join(os.WriteFile(c.Initrd, initrd, 0o600), qemu.CreateTPM(t.Context(), c.TPM, qemu.TPMOptions{})); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []string{"exit", "fail", "kill"} {
+		t.Run(how, func(t *testing.T) {
+			c.Cmdline = "console=ttyS0,115200 panic=1 guest.do=" + how
+			exit, err := start(t, c).Wait(t.Context(), 20*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if exit.Reason != "guest-reset" || !strings.HasPrefix(exit.Panic, "Attempted to kill init!") {
+				t.Errorf("exit %+v, want a panic and a reset", exit)
+			}
+		})
+	}
+}
+
+// guestFiles are the path of the loader's kernel, and an initramfs with the guest.
+func guestFiles(t *testing.T) (kernelPath string, initrd []byte) {
+	t.Helper()
+	config, err := board.QEMU().Kernel()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if exit.Reason != "guest-reset" || !strings.HasPrefix(exit.Panic, "Attempted to kill init!") {
-		t.Errorf("exit %+v, want a panic and a reset", exit)
+	k, err := kernel.Build(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if initrd, err = initramfs.Build(t.Context(), guestOptions); err != nil {
+		t.Fatal(err)
+	}
+	return k.Image, initrd
 }
 
 func TestReset(t *testing.T) {
@@ -193,19 +221,8 @@ func TestSecondSerialPort(t *testing.T) {
 // TestKexec starts a second kernel and finds the firmware's event log whole and
 // the PCRs unchanged there.
 func TestKexec(t *testing.T) {
-	config, err := board.QEMU().Kernel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := kernel.Build(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := os.ReadFile(k.Image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	initrd, err := initramfs.Build(t.Context(), guestOptions)
+	path, initrd := guestFiles(t)
+	image, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,10 @@ func run() (exit bool, err error) {
 	switch option(string(cmdline), "guest.do") {
 	case "exit":
 		return true, nil
+	case "fail":
+		os.Exit(1)
+	case "kill":
+		return false, unix.Kill(os.Getpid(), unix.SIGKILL)
 	case "reset":
 		return false, unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	case "kexec":
