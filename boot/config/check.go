@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net/url"
@@ -233,8 +234,13 @@ func (s *Site) checkAuth(p *problems, at string, src *Source) {
 	if a == nil {
 		return
 	}
-	if (a.Token == "") == (a.Username == "") || (a.Username == "") != (a.Password == "") {
-		p.addf(at+".auth", "want either username and password, or token")
+	none := a.Token == "" && a.Username == "" && a.Cert == ""
+	if none || a.Token != "" && a.Username != "" || (a.Username == "") != (a.Password == "") || (a.Cert == "") != (a.Key == "") {
+		p.addf(at+".auth", "want username and password, or token, or cert and key, or these beside one of the others")
+	} else if a.Cert != "" {
+		if _, err := tls.X509KeyPair([]byte(a.Cert), []byte(a.Key)); err != nil {
+			p.addf(at+".auth.cert", "want a certificate in PEM that belongs to key, found something else")
+		}
 	}
 	if src.PlainHTTP && !s.Lab {
 		p.addf(at+".auth", `want none beside plainHTTP, which would show it to everybody, unless "lab" is true`)

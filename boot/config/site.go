@@ -159,11 +159,15 @@ type Source struct {
 	Target string `json:"target,omitempty"`
 }
 
-// Auth is a user name and password, or an identity token, for a registry.
+// Auth is a user name and password, an identity token, or a client certificate
+// with its private key (PEM), for a registry; a certificate may come with one of
+// the others.
 type Auth struct {
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
 	Token    string `json:"token,omitempty"`
+	Cert     string `json:"cert,omitempty"`
+	Key      string `json:"key,omitempty"`
 }
 
 // ParseSite reads and checks a site config, and fills in the defaults. All

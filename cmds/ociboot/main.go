@@ -15,6 +15,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -57,6 +58,8 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	s.Var(&mirrors, "mirror", "`REGISTRY/REPOSITORY` with the same image; may be repeated")
 	tag := s.String("tag", "", "`TAG` or digest in a layout that has several images")
 	authFile := s.String("auth", "", "`FILE` with registry credentials, a Docker config.json")
+	certFile := s.String("client-cert", "", "`FILE` with a client certificate (PEM) for the registry")
+	keyFile := s.String("client-key", "", "`FILE` with its private key (PEM)")
 	if err := s.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -78,6 +81,9 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	if src.Threshold < 0 || src.Threshold > len(src.Keys) {
 		return nil, nil, fmt.Errorf("--threshold: want at most %d, the number of keys, found %d", len(src.Keys), src.Threshold)
 	}
+	if src.Auth, err = clientCert(*certFile, *keyFile); err != nil {
+		return nil, nil, err
+	}
 	if *authFile != "" {
 		if o.DockerConfig, err = os.ReadFile(*authFile); err != nil {
 			return nil, nil, fmt.Errorf("--auth: %w", err)
@@ -85,6 +91,25 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	}
 	m, err := f.Machine(src, o)
 	return m, &f, err
+}
+
+// clientCert reads a client certificate and its key; nil if there is none.
+func clientCert(certFile, keyFile string) (*config.Auth, error) {
+	if certFile == "" && keyFile == "" {
+		return nil, nil
+	}
+	cert, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, fmt.Errorf("--client-cert: %w", err)
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--client-key: %w", err)
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		return nil, fmt.Errorf("--client-cert: %w", err)
+	}
+	return &config.Auth{Cert: string(cert), Key: string(key)}, nil
 }
 
 // isFolder tells a path from a reference, which never begins with "." or "/".

@@ -110,6 +110,9 @@ func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
 	if a := src.Auth; a != nil {
 		// Only where the image lives: a mirror is somebody else's.
 		home, _, _ := strings.Cut(src.Ref, "/")
+		if host == home {
+			conn.Cert, conn.Key = []byte(a.Cert), []byte(a.Key)
+		}
 		conn.Credential = auth.StaticCredential(home, auth.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.Token})
 	}
 	scheme := "https"

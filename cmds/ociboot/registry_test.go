@@ -1,0 +1,146 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cuelabs.dev/go/oci/ociregistry/ocimem"
+	"cuelabs.dev/go/oci/ociregistry/ociserver"
+
+	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/cmds/internal/loader"
+)
+
+// selfSigned makes a certificate for 127.0.0.1 and its key, both as files.
+func selfSigned(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: der}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}
+
+// TestRegistryAuth has a registry with a private CA that wants a client certificate
+// and a password.
+func TestRegistryAuth(t *testing.T) {
+	registry := ociserver.New(ocimem.New(), nil)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "box" || password != "opensesame" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		registry.ServeHTTP(w, r)
+	}))
+	cert, key := selfSigned(t)
+	other, otherKey := selfSigned(t)
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	s.StartTLS()
+	defer s.Close()
+	addr := strings.TrimPrefix(s.URL, "https://")
+	config := func(password string) string {
+		path := filepath.Join(t.TempDir(), "config.json")
+		text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, addr, base64.StdEncoding.EncodeToString([]byte("box:"+password)))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	fill(t, registry, layout(t))
+	good, wrong := config("opensesame"), config("closesesame")
+	for name, c := range map[string]struct {
+		args []string
+		code int
+	}{
+		"everything":          {[]string{"--ca", cert, "--client-cert", cert, "--client-key", key, "--auth", good}, loader.ExitOK},
+		"wrong password":      {[]string{"--ca", cert, "--client-cert", cert, "--client-key", key, "--auth", wrong}, loader.ExitFailed},
+		"no password":         {[]string{"--ca", cert, "--client-cert", cert, "--client-key", key}, loader.ExitFailed},
+		"no certificate":      {[]string{"--ca", cert, "--auth", good}, loader.ExitFailed},
+		"another certificate": {[]string{"--ca", cert, "--client-cert", other, "--client-key", otherKey, "--auth", good}, loader.ExitFailed},
+		"another CA":          {[]string{"--ca", other, "--client-cert", cert, "--client-key", key, "--auth", good}, loader.ExitFailed},
+		"another key":         {[]string{"--ca", cert, "--client-cert", cert, "--client-key", otherKey}, loader.ExitUsage},
+		"no key":              {[]string{"--ca", cert, "--client-cert", cert}, loader.ExitUsage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, diag := output(t, append(append([]string{"--dry-run"}, c.args...), addr+"/os:v1")...)
+			if code != c.code || (out == "") != (c.code != loader.ExitOK) || strings.Contains(diag, "sesame") {
+				t.Errorf("exit code %d, want %d\n%s%s", code, c.code, diag, out)
+			}
+		})
+	}
+}
+
+// fill copies the image of a layout folder to a registry as os:v1.
+func fill(t *testing.T, registry http.Handler, dir string) {
+	t.Helper()
+	s := httptest.NewServer(registry)
+	defer s.Close()
+	conn := oci.Connection{PlainHTTP: true}
+	from, err := publish.ParseLocation("oci:" + dir + ":v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := from.Source(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	to, err := publish.ParseLocation(strings.TrimPrefix(s.URL, "http://") + "/os:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst, err := to.Target(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	if _, err := publish.Copy(t.Context(), src, dst, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
