@@ -15,9 +15,7 @@ import (
 // behind loop devices. It needs root.
 func Machine(t testing.TB, images ...Image) volume.System {
 	t.Helper()
-	if os.Getuid() != 0 {
-		missing(t, "block devices need root")
-	}
+	needLoop(t)
 	dir := t.TempDir()
 	s := volume.System{Sys: filepath.Join(dir, "sys"), Dev: filepath.Join(dir, "dev"), Dir: filepath.Join(dir, "run")}
 	for i, img := range images {
@@ -75,6 +73,7 @@ func (i Image) Damage(t testing.TB) Image {
 // Edit has change make changes to the mounted file system.
 func (i Image) Edit(t testing.TB, change func(dir string)) Image {
 	t.Helper()
+	needLoop(t)
 	dir := t.TempDir()
 	run(t, "mount", "-o", "loop", i.Path, dir)
 	defer run(t, "umount", dir)
@@ -105,6 +104,16 @@ func run(t testing.TB, name string, args ...string) string {
 		t.Fatalf("%s: %v: %s", name, err, out)
 	}
 	return string(out)
+}
+
+func needLoop(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		missing(t, "block devices need root")
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		missing(t, err)
+	}
 }
 
 func missing(t testing.TB, why any) {
