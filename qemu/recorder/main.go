@@ -18,11 +18,22 @@ func main() {
 		fmt.Printf("recorder: %v\n", err)
 		time.Sleep(5 * time.Second) // for a person to read
 	}
-	// A serial line is slow: wait until it has sent everything.
-	_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1)
+	drain(int(os.Stdout.Fd()))
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Printf("recorder: power off: %v\n", err)
 	}
+}
+
+// drain waits until a serial line, which is slow, has sent everything: what the
+// kernel prints when it powers off would end up in the middle of the log. TCSBRK
+// alone ends early when a signal arrives, and the Go runtime sends some.
+func drain(fd int) {
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+		if left, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ); err != nil || left == 0 {
+			break
+		}
+	}
+	_ = unix.IoctlSetInt(fd, unix.TCSBRK, 1) // and the UART's own buffer
 }
 
 func record() error {
