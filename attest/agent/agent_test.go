@@ -132,6 +132,21 @@ func TestUnhealthyIsNotReported(t *testing.T) {
 	}
 }
 
+// TestRefusal: an answer that is no success must not pass for one, whatever is in it.
+func TestRefusal(t *testing.T) {
+	s := startAttestd(t)
+	a, _ := newTestAgent(t, s, time.Now)
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		if err := json.NewEncoder(w).Encode(api.Identity{Device: deviceID}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := a.Once(t.Context()); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("Once: %v, want the refusal", err)
+	}
+}
+
 func TestForeignCertificateIsRefused(t *testing.T) {
 	s := startAttestd(t)
 	a, k := newTestAgent(t, s, time.Now)

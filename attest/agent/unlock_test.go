@@ -211,4 +211,27 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%s holds garbage and was accepted", name)
 		}
 	}
+	other := strings.Repeat("cd", 32)
+	for name, r := range map[string]result.Result{
+		"another device":  {Issuer: "site", Device: other, Decision: "d1"},
+		"another site":    {Issuer: "elsewhere", Device: deviceID, Decision: "d1"},
+		"nobody's device": {Issuer: "site", Decision: "d1"},
+	} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := result.Sign(key, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := writeHandover(t, false)
+		path := filepath.Join(dir, FileResult)
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, text, 0o400)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "of different devices") {
+			t.Errorf("the result is of %s: %v, want that it is of another device than the certificate", name, err)
+		}
+	}
 }

@@ -74,12 +74,14 @@ func TestRoundTrip(t *testing.T) {
 
 func TestUnusableKeys(t *testing.T) {
 	weak := must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))
+	short := must(rsa.GenerateKey(rand.Reader, 1024))
 	for name, data := range map[string][]byte{
 		"nothing":        nil,
 		"text":           []byte("-----BEGIN"),
 		"of type":        pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}}),
 		"damaged":        pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}}),
 		"curve":          pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(weak))}),
+		"short RSA":      pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(short))}),
 		"damaged public": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}}),
 	} {
 		if _, err := ParsePrivate(data); !errors.Is(err, ErrKey) {
@@ -87,6 +89,18 @@ func TestUnusableKeys(t *testing.T) {
 		}
 		if _, err := ParsePublic(data); !errors.Is(err, ErrKey) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPublicKeyRefuses(t *testing.T) {
+	for name, key := range map[string]crypto.PublicKey{
+		"RSA of 1024 bits": &must(rsa.GenerateKey(rand.Reader, 1024)).PublicKey,
+		"P-521":            &must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader)).PublicKey,
+		"no key":           "text",
+	} {
+		if _, _, err := PublicKey(key); !errors.Is(err, ErrKey) {
+			t.Errorf("%s: %v, want %v", name, err, ErrKey)
 		}
 	}
 }
