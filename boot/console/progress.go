@@ -42,6 +42,9 @@ func (c *Console) Progress(p Progress) {
 	}
 	begins := c.part.what != p.What
 	if begins {
+		if c.barOpen { // of another part: it stays
+			c.newLine()
+		}
 		c.part = part{what: p.What, began: now, first: p.Done, drawn: now, every: lineEvery}
 	}
 	if c.part.complete && complete || !complete && !c.due(now, begins) {

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/boot/config"
@@ -74,7 +75,7 @@ func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image,
 	}
 	m, err := loader.New(loader.Options{
 		Site: site, SiteRaw: raw, NoNetwork: true,
-		Console: console.New(console.Options{Out: os.Stderr}),
+		Console: console.New(console.Options{Out: os.Stderr, Lines: !term.IsTerminal(int(os.Stderr.Fd()))}),
 	})
 	if err != nil {
 		return nil, err
