@@ -25,6 +25,16 @@ func sealboot(args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), diag.String()
 }
 
+// must runs a command line that has to succeed, and returns what it printed.
+func must(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, stderr := sealboot(args...)
+	if code != 0 {
+		t.Fatalf("sealboot %s: exit code %d\n%s", strings.Join(args, " "), code, stderr)
+	}
+	return out
+}
+
 func TestWrongUse(t *testing.T) {
 	for line, want := range map[string]struct {
 		code int

@@ -28,18 +28,10 @@ func TestSignedPolicy(t *testing.T) {
 			t.Fatalf("openssl %s: %v\n%s", line, err, out)
 		}
 	}
-	must := func(args ...string) string {
-		t.Helper()
-		code, out, stderr := sealboot(args...)
-		if code != 0 {
-			t.Fatalf("sealboot %s: exit code %d\n%s", strings.Join(args, " "), code, stderr)
-		}
-		return out
-	}
 	site := at("site")
-	must("site", "init", "--dir", site, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
-	must("policy", "rules", "--root-of-trust", "hardware", "-o", at("rules.json"))
-	must("policy", "sign", "--key", at("reviewer.key"), "-o", at("signed.json"), at("rules.json"))
+	must(t, "site", "init", "--dir", site, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
+	must(t, "policy", "rules", "--root-of-trust", "hardware", "-o", at("rules.json"))
+	must(t, "policy", "sign", "--key", at("reviewer.key"), "-o", at("signed.json"), at("rules.json"))
 	text, err := os.ReadFile(at("signed.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -65,11 +57,11 @@ func TestSignedPolicy(t *testing.T) {
 			t.Errorf("sealboot policy %s: exit code %d, %q; want %q", strings.Join(c.args, " "), code, stderr, c.want)
 		}
 	}
-	if out := must("policy", "list", "--dir", site); strings.Contains(out, "rules") {
+	if out := must(t, "policy", "list", "--dir", site); strings.Contains(out, "rules") {
 		t.Errorf("something was added:\n%s", out)
 	}
-	must("policy", "add", "--dir", site, "--signed-by", at("reviewer.pub"), at("signed.json"))
-	if out := must("policy", "list", "--dir", site); !strings.Contains(out, "rules") {
+	must(t, "policy", "add", "--dir", site, "--signed-by", at("reviewer.pub"), at("signed.json"))
+	if out := must(t, "policy", "list", "--dir", site); !strings.Contains(out, "rules") {
 		t.Errorf("nothing was added:\n%s", out)
 	}
 }

@@ -13,26 +13,18 @@ import (
 
 func TestSiteAudit(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "site")
-	must := func(args ...string) string {
-		t.Helper()
-		code, out, stderr := sealboot(args...)
-		if code != 0 {
-			t.Fatalf("sealboot %s: exit code %d\n%s", strings.Join(args, " "), code, stderr)
-		}
-		return out
-	}
-	must("site", "init", "--dir", dir, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
-	must("device", "token", "--dir", dir, "spring", "--uses", "5")
+	must(t, "site", "init", "--dir", dir, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
+	must(t, "device", "token", "--dir", dir, "spring", "--uses", "5")
 	kept := filepath.Join(t.TempDir(), "heads.json")
 	putAway(t, dir, kept)
-	must("device", "token", "--dir", dir, "autumn", "--uses", "5")
-	if out := must("site", "audit", "--dir", dir, "--kept", kept); !strings.Contains(out, ": 2 records are whole") {
+	must(t, "device", "token", "--dir", dir, "autumn", "--uses", "5")
+	if out := must(t, "site", "audit", "--dir", dir, "--kept", kept); !strings.Contains(out, ": 2 records are whole") {
 		t.Errorf("it says %q, want 2 records", out)
 	}
 
 	other := filepath.Join(t.TempDir(), "other")
-	must("site", "init", "--dir", other, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
-	must("device", "token", "--dir", other, "spring", "--uses", "5")
+	must(t, "site", "init", "--dir", other, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
+	must(t, "device", "token", "--dir", other, "spring", "--uses", "5")
 	for want, args := range map[string][]string{
 		"audit chain is broken": {"--dir", other, "--kept", kept},
 		"has no head of":        {"--dir", dir, "--kept", kept, "--replica", "b"},
