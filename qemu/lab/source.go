@@ -27,7 +27,12 @@ func (l *Lab) sources(ctx context.Context) ([]any, error) {
 func (l *Lab) source(ctx context.Context, from BootSource) (map[string]any, error) {
 	switch from {
 	case FromRegistry:
-		return map[string]any{"type": "oci", "ref": l.imageRef(guestHost), "plainHTTP": true}, nil
+		entry := map[string]any{"type": "oci", "ref": l.imageRef(guestHost), "plainHTTP": true}
+		if l.imageKey != nil {
+			// A disk is written before attestd judges, so only for whom the site trusts.
+			entry["keys"], entry["disk"] = [][]byte{l.imageKey}, "SERIAL="+osSerial
+		}
+		return entry, nil
 	case FromTUF:
 		return l.tufSource(ctx)
 	case FromMedia:
@@ -58,6 +63,9 @@ func (l *Lab) bundleSource(ctx context.Context) (map[string]any, error) {
 	}
 	return map[string]any{"type": "media", "root": root, "target": bundleTarget}, nil
 }
+
+// osSerial is the serial number of the disk that disk images are written to.
+const osSerial = "sealos"
 
 // mediaLabel is the volume that the loader looks for.
 const mediaLabel = "SB-MEDIA"

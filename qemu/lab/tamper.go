@@ -128,14 +128,19 @@ func (l *Lab) image() (v1.Image, error) {
 
 // pushImage keeps an image in dir and pushes it behind the tag that machines boot.
 func (l *Lab) pushImage(ctx context.Context, dir string, image v1.Image) error {
+	if err := keep(image, dir); err != nil {
+		return err
+	}
+	return l.push(ctx, dir)
+}
+
+// keep makes a layout of an image, tagged "latest".
+func keep(image v1.Image, dir string) error {
 	to, err := layout.Write(dir, empty.Index)
 	if err != nil {
 		return err
 	}
-	if err := to.AppendImage(image, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "latest"})); err != nil {
-		return err
-	}
-	return l.push(ctx, dir)
+	return to.AppendImage(image, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "latest"}))
 }
 
 func (t Tamper) apply(image v1.Image) (v1.Image, error) {

@@ -214,6 +214,16 @@ func vandalised(t *testing.T, l *Lab) v1.Image {
 // attestd judged.
 func record(t *testing.T, l *Lab, kind event.Type) event.Record {
 	t.Helper()
+	all := records(t, l, kind)
+	if len(all) == 0 {
+		t.Fatalf("nothing of type %s was measured", kind)
+	}
+	return all[0]
+}
+
+// records are all of them.
+func records(t *testing.T, l *Lab, kind event.Type) (all []event.Record) {
+	t.Helper()
 	_, e, err := l.evidence(wire.PhaseBoot)
 	if err != nil {
 		t.Fatal(err)
@@ -224,11 +234,10 @@ func record(t *testing.T, l *Lab, kind event.Type) event.Record {
 	}
 	for _, entry := range entries {
 		if entry.Record.Type == kind {
-			return entry.Record
+			all = append(all, entry.Record)
 		}
 	}
-	t.Fatalf("nothing of type %s was measured", kind)
-	return event.Record{}
+	return all
 }
 
 func wantRecord(t *testing.T, l *Lab, kind event.Type, detail map[string]string) {

@@ -84,7 +84,7 @@ const onDisk = "on-disk"
 // switchRoot goes on with the init that is on the disk with that serial number,
 // every block of which dm-verity checks.
 func switchRoot(serial, blocks, root string) error {
-	for _, m := range []string{"virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
+	for _, m := range []string{"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
 		"dm-mod", "dm-bufio", "reed_solomon", "dm-verity"} {
 		if err := load("/modules/" + m + ".ko"); err != nil {
 			return err
