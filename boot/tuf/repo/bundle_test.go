@@ -107,7 +107,7 @@ func TestSealInTwoPlaces(t *testing.T) {
 				t.Errorf("%+v, %v", seal, err)
 			}
 		}
-		seal, err := repo.AddSeal(t.Context(), place, []crypto.Signer{far})
+		seal, err := repo.AddSeal(t.Context(), place, []crypto.Signer{f.keys["snapshot"], far})
 		if err != nil || seal.Missing.Need != 0 || !seal.Expires.Equal(start.Add(b.Lifetime)) || seal.Timestamp != 2 {
 			t.Errorf("%+v, %v", seal, err)
 		}

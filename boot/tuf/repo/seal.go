@@ -46,13 +46,12 @@ func (r *Repo) seal(published map[string]any, now time.Time, b Bundle) ([]byte, 
 	return signSeal(published[tuf.RoleRoot], md, b.Keys)
 }
 
-// signSeal adds the signatures of keys, all of which must be of the targets role.
+// signSeal adds the signatures of those keys that are of the targets role: one at
+// least, if any is given.
 func signSeal(root any, md *targetsMD, keys []crypto.Signer) ([]byte, Missing, error) {
 	e := &Edit{roles: map[string]any{tuf.RoleRoot: root, tuf.RoleTargets: md}, changed: map[string]bool{tuf.RoleTargets: true}}
-	for _, key := range keys {
-		if !e.trusts(tuf.RoleTargets, key) {
-			return nil, Missing{}, fmt.Errorf("%w: only keys of the role %s seal a bundle, and one that was given is none", ErrChange, tuf.RoleTargets)
-		}
+	if len(keys) > 0 && !e.anyTrusted(keys) {
+		return nil, Missing{}, fmt.Errorf("%w: keys of the role %s seal a bundle, and none was given", ErrChange, tuf.RoleTargets)
 	}
 	if err := e.sign(keys); err != nil {
 		return nil, Missing{}, err
