@@ -25,7 +25,7 @@ import (
 )
 
 // withTUF gives the test's machine a loader that boots from TUF, then from an
-// offline bundle of the same repository.
+// offline bundle of the same repository, then from the image on a volume.
 func withTUF(t *testing.T, l *Lab) {
 	t.Helper()
 	ctx := t.Context()
@@ -38,7 +38,7 @@ func withTUF(t *testing.T, l *Lab) {
 			os.RemoveAll(dir)
 		}
 	})
-	l.o.Boot = []BootSource{FromTUF, FromBundle}
+	l.o.Boot = []BootSource{FromTUF, FromBundle, FromMedia}
 	l.loader, l.siteJSON = l.unitPath("loader"), l.unitPath("site.json")
 	if err := l.buildLoader(ctx); err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestTUF(t *testing.T) {
 		name string
 		do   func(*testing.T, *Lab)
 	}{
-		{"first boot", tufFirst}, {"update with a rotated key", tufUpdate}, {"rollback", tufRollback}, {"expired", tufExpired},
+		{"first boot", tufFirst}, {"media", tufMedia}, {"update with a rotated key", tufUpdate}, {"rollback", tufRollback}, {"expired", tufExpired},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.do(t, l) }) {
 			return
@@ -80,6 +80,27 @@ func tufFirst(t *testing.T, l *Lab) {
 	wantRecord(t, l, event.TypeProvenance, map[string]string{"target": tufTarget})
 	wantRecord(t, l, event.TypeFloor, map[string]string{"image": "0"})
 	wantRecord(t, l, event.TypeClock, map[string]string{"trusted": "true"})
+}
+
+// tufMedia boots without the repository, from the same image on a volume: what will
+// run is the same, so PCR 12 is, whoever vouches for it.
+func tufMedia(t *testing.T, l *Lab) {
+	away := l.unitPath("away")
+	_, err := l.mediaSource(t.Context())
+	if err := errors.Join(err, os.Rename(l.tufSite(), away)); err != nil {
+		t.Fatal(err)
+	}
+	b := switchOn(t, l, l.Machine())
+	wantUp(t, b)
+	if got := l.quoted(wire.PhaseBoot, event.PCRImage); got != l.predicted() {
+		t.Errorf("PCR 12 from the volume is %s; for the registry %s was predicted", got, l.predicted())
+	}
+	if r := record(t, l, event.TypeProvenance); r.Detail["target"] != "" {
+		t.Errorf("TUF vouched for it: %+v", r)
+	}
+	if err := os.Rename(away, l.tufSite()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // tufUpdate publishes a version of the image under a new key for the timestamp.
