@@ -85,8 +85,8 @@ func restartRegistry(t *testing.T, l *Lab) {
 	}
 }
 
-// TestRegistryBroken answers the first round with garbage, and ends every layer
-// of the second before its first byte.
+// TestRegistryBroken answers the first round with garbage, ends the layers of the
+// second before their first byte, and in the end has lost them.
 func TestRegistryBroken(t *testing.T) {
 	l := machine(t)
 	front := l.registry
@@ -101,7 +101,8 @@ func TestRegistryBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	restartRegistry(t, l)
-	stop, err := brokenRegistry(front, l.registry)
+	var cut atomic.Int32
+	stop, err := brokenRegistry(front, l.registry, &cut)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +112,9 @@ func TestRegistryBroken(t *testing.T) {
 	wantEnd(t, b, poweroff)
 	wantReleases(t, l, 0)
 	wantBlank(t, l)
+	if n := cut.Load(); n <= maxCut {
+		t.Errorf("a layer that was cut was asked for %d times, want more than %d", n, maxCut)
+	}
 	var reasons []string
 	for _, e := range b.Events {
 		if e.Event == "failed" {
@@ -122,8 +126,11 @@ func TestRegistryBroken(t *testing.T) {
 	}
 }
 
-// brokenRegistry stands in front of a registry.
-func brokenRegistry(front, behind int) (stop func(), err error) {
+// maxCut is how many answers are cut; the loader would go on for minutes.
+const maxCut = 4
+
+// brokenRegistry stands in front of a registry, and counts what is asked of its blobs.
+func brokenRegistry(front, behind int, blobs *atomic.Int32) (stop func(), err error) {
 	target, err := url.Parse(fmt.Sprintf("http://127.0.0.1:%d", behind))
 	if err != nil {
 		return nil, err
@@ -139,6 +146,8 @@ func brokenRegistry(front, behind int) (stop func(), err error) {
 		case strings.Contains(r.URL.Path, "/manifests/") && manifests.Add(1) == 1:
 			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
 			fmt.Fprint(w, "{\"schemaVersion\": 2, garbage")
+		case strings.Contains(r.URL.Path, "/blobs/") && blobs.Add(1) > maxCut:
+			http.NotFound(w, r)
 		case strings.Contains(r.URL.Path, "/blobs/"):
 			w.Header().Set("Content-Length", "1000000")
 			w.WriteHeader(http.StatusOK)
