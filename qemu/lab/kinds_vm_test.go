@@ -10,9 +10,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -33,9 +36,11 @@ import (
 	"github.com/sealboot/sealboot/boot/cpio"
 	"github.com/sealboot/sealboot/boot/uki"
 	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/qemu"
 )
 
-// TestImageKinds boots what is no container image with a kernel in it. The operating system is minios; the kernel is Debian's.
+// TestImageKinds boots what is no container image with a kernel in it: UKIs, and
+// a disk. The operating system is minios; the kernel is Debian's.
 func TestImageKinds(t *testing.T) {
 	l := machine(t)
 	t.Cleanup(func() {
@@ -47,6 +52,7 @@ func TestImageKinds(t *testing.T) {
 	withImageKey(t, l, &p)
 	t.Run("UKI", func(t *testing.T) { bootsUKI(t, l, p) })
 	t.Run("UKI in a container image", func(t *testing.T) { bootsUKIInContainer(t, l, p) })
+	t.Run("disk", func(t *testing.T) { bootsDisk(t, l, p) })
 }
 
 // parts are the files that the images are made of.
@@ -233,4 +239,105 @@ func bootsUKIInContainer(t *testing.T, l *Lab, p parts) {
 	publishes(t, l, p, "uki-in-container", "--container", "oci:"+filepath.Join(p.dir, "container")+":latest")
 	b := switchOn(t, l, l.Machine())
 	wantMini(t, l, b, event.KindContainer, []string{event.RoleKernel, event.RoleCmdline, event.RoleLayer}, "booted as container")
+}
+
+// bootsDisk follows a disk image: written by the first boot, found in order by the
+// second, which could not fetch it, and written anew by the third, since
+// somebody has changed one byte.
+func bootsDisk(t *testing.T, l *Lab, p parts) {
+	raw, root, blocks := diskImage(t, l, p)
+	packed := raw + ".zst"
+	if _, err := l.run(t.Context(), p.dir, "zstd", "-q", raw, "-o", packed); err != nil {
+		t.Fatal(err)
+	}
+	publishes(t, l, p, "disk", "--disk", packed, "--verity-root", root, "--kernel", p.kernel, "--initrd", p.initrd,
+		"--cmdline", fmt.Sprintf("minios=disk minios.disk=%s minios.blocks=%d roothash=%s", osSerial, blocks, root))
+	disk := l.unitPath("os.img")
+	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 48<<20)); err != nil {
+		t.Fatal(err)
+	}
+	c := l.Machine()
+	c.Disks = append(c.Disks, qemu.Disk{Path: disk, Serial: osSerial})
+	up := func(t *testing.T, anew bool) {
+		t.Helper()
+		b := switchOn(t, l, c)
+		wantMini(t, l, b, event.KindDisk, []string{event.RoleDisk, event.RoleVerityRoot, event.RoleKernel, event.RoleInitrd, event.RoleCmdline},
+			"booted as disk", "root is on the disk, host minios")
+		if got := slices.ContainsFunc(b.Events, func(e ConsoleEvent) bool { return strings.Contains(e.Text, "written anew") }); got != anew {
+			t.Errorf("the loader wrote the disk: %v, want %v", got, anew)
+		}
+		if want := content(t, raw); !bytes.HasPrefix(content(t, disk), want) {
+			t.Error("the disk does not hold the image")
+		}
+	}
+	sum := fileDigest(t, packed)
+	blob := l.path("registry", "data", "docker", "registry", "v2", "blobs", "sha256", sum[:2], sum, "data")
+	if !t.Run("first boot", func(t *testing.T) { up(t, true) }) {
+		return
+	}
+	t.Run("second boot, the image gone from the registry", func(t *testing.T) {
+		if err := os.Rename(blob, blob+".gone"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := os.Rename(blob+".gone", blob); err != nil {
+				t.Error(err)
+			}
+		}()
+		up(t, false)
+	})
+	t.Run("a byte was changed", func(t *testing.T) {
+		f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt([]byte{0xff}, 8<<20)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		up(t, true)
+	})
+}
+
+func fileDigest(t *testing.T, path string) string {
+	t.Helper()
+	sum := sha256.Sum256(content(t, path))
+	return hex.EncodeToString(sum[:])
+}
+
+// diskImage makes a disk with a file system and its hash tree behind it.
+func diskImage(t *testing.T, l *Lab, p parts) (raw, root string, blocks int64) {
+	t.Helper()
+	const size = 16 << 20
+	tree := filepath.Join(p.dir, "tree")
+	for _, dir := range []string{"dev", "proc", "sys", "etc", "sbin"} {
+		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw = filepath.Join(p.dir, "disk.img")
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(tree, "etc", "hostname"), []byte("minios\n"), 0o644),
+		os.WriteFile(filepath.Join(tree, "sbin", "init"), p.program, 0o755),
+		os.WriteFile(raw, nil, 0o644), os.Truncate(raw, size),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.run(t.Context(), p.dir, "mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-d", tree, raw); err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.run(t.Context(), p.dir, "veritysetup", "format", "--salt=-", fmt.Sprintf("--hash-offset=%d", size),
+		fmt.Sprintf("--data-blocks=%d", size/4096), raw, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out) {
+		if value, ok := strings.CutPrefix(line, "Root hash:"); ok {
+			root = strings.TrimSpace(value)
+		}
+	}
+	if b, err := hex.DecodeString(root); err != nil || len(b) != 32 {
+		t.Fatalf("veritysetup named no root hash:\n%s", out)
+	}
+	return raw, root, size / 4096
 }
