@@ -228,6 +228,8 @@ func TestRegistryRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkBlobs(t.Context(), t, img, layer)
+	mu.Lock()
+	defer mu.Unlock()
 	t.Logf("received %d bytes of %d", received, size)
 	if len(restarts) > 0 {
 		t.Error("the registry was not restarted")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,12 +24,15 @@ var attached = []string{".sig", ".att", ".sbom"}
 //
 // What dst has is not copied, and a copy that was interrupted goes on where it
 // was: of each blob from a registry the bytes that have arrived are kept. note
-// is told of what was copied, and warn of what was survived; both may be nil.
+// is told of what was copied, and warn of what was survived; both may be nil, and
+// neither is called while the other or itself runs.
 func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descriptor), warn func(error)) (_ ocispec.Descriptor, err error) {
 	reference := src.Reference
 	if reference == "" {
 		return ocispec.Descriptor{}, errors.New("copying: name a tag or digest of the source")
 	}
+	var one sync.Mutex
+	note, warn = inTurn(&one, note), inTurn(&one, warn)
 	download, err := newDownload(src, dst, warn)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -37,9 +41,6 @@ func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descr
 	root, err := src.Resolve(ctx, reference)
 	if err != nil {
 		return root, fmt.Errorf("finding %s: %w", reference, err)
-	}
-	if note == nil {
-		note = func(ocispec.Descriptor) {}
 	}
 	c := &copier{src: src, dst: dst, done: make(map[digest.Digest]bool)}
 	c.opts.PreCopy = func(ctx context.Context, d ocispec.Descriptor) error {
@@ -67,6 +68,18 @@ func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descr
 		return root, fmt.Errorf("tagging %s: %w", tag, err)
 	}
 	return root, nil
+}
+
+// inTurn calls f, or nothing if it is nil, one call at a time.
+func inTurn[T any](one *sync.Mutex, f func(T)) func(T) {
+	return func(v T) {
+		if f == nil {
+			return
+		}
+		one.Lock()
+		defer one.Unlock()
+		f(v)
+	}
 }
 
 type copier struct {
