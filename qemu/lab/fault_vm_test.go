@@ -4,17 +4,21 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/boot/fetch/faultproxy"
+	"github.com/sealboot/sealboot/qemu"
 )
 
 // TestAttestdGone boots while nobody answers for attestd: the image is measured
@@ -89,24 +93,8 @@ func restartRegistry(t *testing.T, l *Lab) {
 // second before their first byte, and in the end has lost them.
 func TestRegistryBroken(t *testing.T) {
 	l := machine(t)
-	front := l.registry
-	l.images.Stop(5 * time.Second)
-	t.Cleanup(func() {
-		l.images.Stop(5 * time.Second)
-		l.registry = front
-		restartRegistry(t, l)
-	})
-	var err error
-	if l.registry, err = freePort(); err != nil {
-		t.Fatal(err)
-	}
-	restartRegistry(t, l)
 	var cut atomic.Int32
-	stop, err := brokenRegistry(front, l.registry, &cut)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
+	frontRegistry(t, l, func(next http.Handler) http.Handler { return breakRegistry(next, &cut) })
 	b := switchOn(t, l, l.Machine())
 	wantRefusal(t, b, "fetch")
 	wantEnd(t, b, poweroff)
@@ -126,22 +114,38 @@ func TestRegistryBroken(t *testing.T) {
 	}
 }
 
+// frontRegistry puts somebody in front of the registry until the test ends.
+func frontRegistry(t *testing.T, l *Lab, wrap func(http.Handler) http.Handler) {
+	t.Helper()
+	front := l.registry
+	l.images.Stop(5 * time.Second)
+	t.Cleanup(func() {
+		l.images.Stop(5 * time.Second)
+		l.registry = front
+		restartRegistry(t, l)
+	})
+	var err error
+	if l.registry, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	restartRegistry(t, l)
+	behind := &url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", l.registry)}
+	listen, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", front))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: wrap(httputil.NewSingleHostReverseProxy(behind))}
+	go func() { _ = s.Serve(listen) }()
+	t.Cleanup(func() { _ = s.Close() })
+}
+
 // maxCut is how many answers are cut; the loader would go on for minutes.
 const maxCut = 4
 
-// brokenRegistry stands in front of a registry, and counts what is asked of its blobs.
-func brokenRegistry(front, behind int, blobs *atomic.Int32) (stop func(), err error) {
-	target, err := url.Parse(fmt.Sprintf("http://127.0.0.1:%d", behind))
-	if err != nil {
-		return nil, err
-	}
+// breakRegistry counts what is asked of the blobs.
+func breakRegistry(next http.Handler, blobs *atomic.Int32) http.Handler {
 	var manifests atomic.Int32
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	listen, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", front))
-	if err != nil {
-		return nil, err
-	}
-	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.Contains(r.URL.Path, "/manifests/") && manifests.Add(1) == 1:
 			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
@@ -153,9 +157,69 @@ func brokenRegistry(front, behind int, blobs *atomic.Int32) (stop func(), err er
 			w.WriteHeader(http.StatusOK)
 			panic(http.ErrAbortHandler)
 		default:
-			proxy.ServeHTTP(w, r)
+			next.ServeHTTP(w, r)
 		}
-	})}
-	go func() { _ = s.Serve(listen) }()
-	return func() { _ = s.Close() }, nil
+	})
+}
+
+// TestPowerCut pulls the plug in the middle of a download. The machine's cache
+// volume keeps what has arrived, and the next boot fetches the rest.
+func TestPowerCut(t *testing.T) {
+	const (
+		before = 28 << 20 // bytes of a blob that arrive before the cut
+		mark   = 8 << 20  // bytes after which the cache notes how far it is
+		small  = 1 << 20  // manifests, configuration, and what is in no blob of that size
+	)
+	l := machine(t)
+	cache := l.unitPath("cache.img")
+	if err := errors.Join(os.WriteFile(cache, nil, 0o600), os.Truncate(cache, 256<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.run(t.Context(), ".", "mkfs.ext4", "-q", "-L", "SB-CACHE", cache); err != nil {
+		t.Fatal(err)
+	}
+	var steady atomic.Bool
+	proxy := &faultproxy.Proxy{Pick: func(r *http.Request, _ int) faultproxy.Fault {
+		if steady.Load() || !strings.Contains(r.URL.Path, "/blobs/") {
+			return nil
+		}
+		return faultproxy.Stall(before)
+	}}
+	frontRegistry(t, l, func(next http.Handler) http.Handler { proxy.Next = next; return proxy })
+	c := l.Machine()
+	c.Disks = append(c.Disks, qemu.Disk{Path: cache})
+	if _, err := l.bootWith(t.Context(), c, func(vm *qemu.VM) error {
+		for was := int64(-1); proxy.Sent() < before || proxy.Sent() != was; {
+			was = proxy.Sent()
+			select {
+			case <-vm.Done():
+				return errors.New("the machine ended before the cut")
+			case <-time.After(5 * time.Second):
+			}
+		}
+		vm.Stop()
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	first := proxy.Sent()
+	steady.Store(true)
+	wantUp(t, switchOn(t, l, c))
+	image, err := l.image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := image.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size int64
+	for _, layer := range manifest.Layers {
+		size += layer.Size
+	}
+	twice := proxy.Sent() - size
+	t.Logf("%d bytes before the cut, %d after it, %d of the image's %d twice", first, proxy.Sent()-first, twice, size)
+	if twice > mark+small {
+		t.Errorf("%d bytes were fetched twice, want at most %d", twice, mark+small)
+	}
 }
