@@ -36,8 +36,9 @@ func newTUFAddCmd() *cobra.Command {
 		Short: "Publish a file, or an image that can be booted",
 		Long: `Publish a file under a name, or with --kind an image that can be booted:
 
-  uki, disk           the file is the image
-  bundle              the file is an OCI layout in a tar, for devices without a registry
+  uki                 the file is the image
+  bundle              the file is an OCI layout in a tar, with an image of any kind, also a
+                      disk image: for devices without a registry
   linux               --kernel, --initrd and --dtb name targets that are published already
   oci                 the image is in a registry, pinned by --oci`,
 		Example: `  sealboot tuf add repo os/12/vmlinuz vmlinuz --key targets.pem --key snapshot.pem --key timestamp.pem
@@ -66,7 +67,7 @@ func newTUFAddCmd() *cobra.Command {
 	signer.flag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&role, "role", tuf.RoleTargets, "the role that lists the target")
-	f.StringVar(&img.custom.Kind, "kind", "", "linux, uki, disk, bundle or oci; empty for a plain file")
+	f.StringVar(&img.custom.Kind, "kind", "", "linux, uki, bundle or oci; empty for a plain file")
 	f.Uint64Var(&img.custom.Version, "image-version", 0, "the version of the image, which devices do not go below")
 	f.StringVar(&img.custom.Architecture, "arch", runtime.GOARCH, "the machines that it is for")
 	f.StringVar(&img.custom.Cmdline, "cmdline", "", "the kernel's command line")
@@ -81,8 +82,8 @@ func newTUFAddCmd() *cobra.Command {
 // check refuses flags that say something of an image where none is.
 func (i *tufImage) check(cmd *cobra.Command) error {
 	kinds := map[string][]string{
-		"image-version": {image.KindLinux, image.KindUKI, image.KindDisk, image.KindBundle, image.KindOCI},
-		"cmdline":       {image.KindLinux, image.KindUKI, image.KindDisk},
+		"image-version": {image.KindLinux, image.KindUKI, image.KindBundle, image.KindOCI},
+		"cmdline":       {image.KindLinux, image.KindUKI},
 		"kernel":        {image.KindLinux}, "initrd": {image.KindLinux}, "dtb": {image.KindLinux},
 		"oci": {image.KindOCI},
 	}

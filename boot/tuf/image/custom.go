@@ -18,7 +18,6 @@ import (
 const (
 	KindLinux  = "linux"  // the target is a [Linux] that names kernel and initrd
 	KindUKI    = "uki"    // the target is a unified kernel image
-	KindDisk   = "disk"   // the target is a disk image
 	KindBundle = "bundle" // the target is an OCI layout in a tar, with one image
 	KindOCI    = "oci"    // the image is in a registry; its digest is in [Custom]
 )
@@ -41,7 +40,7 @@ type Custom struct {
 	Version uint64 `json:"version"`
 	// Architecture is a GOARCH value, such as "amd64".
 	Architecture string `json:"architecture"`
-	// Cmdline is the kernel's command line, for a UKI that has none and a disk.
+	// Cmdline is the kernel's command line, for a UKI that has none.
 	Cmdline string `json:"cmdline,omitempty"`
 	// OCI says where an image in a registry is; for that kind alone.
 	OCI *OCI `json:"oci,omitempty"`
@@ -103,7 +102,7 @@ func (c *Custom) Validate() error {
 	switch c.Kind {
 	case KindOCI:
 		return c.OCI.validate()
-	case KindUKI, KindDisk:
+	case KindUKI:
 		return nil
 	case KindLinux, KindBundle:
 		if c.Cmdline != "" {
@@ -111,7 +110,7 @@ func (c *Custom) Validate() error {
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: kind %.40q is none of %s, %s, %s, %s, %s", ErrInvalid, c.Kind, KindLinux, KindUKI, KindDisk, KindBundle, KindOCI)
+	return fmt.Errorf("%w: kind %.40q is none of %s, %s, %s, %s", ErrInvalid, c.Kind, KindLinux, KindUKI, KindBundle, KindOCI)
 }
 
 func (o *OCI) validate() error {

@@ -28,7 +28,7 @@ type Image struct {
 	Provenance event.Record
 	// Kernel, Initrd and DTB are of [KindLinux]; the last two may be nil.
 	Kernel, Initrd, DTB *os.File
-	// File is the UKI, the disk image or the bundle.
+	// File is the UKI or the bundle.
 	File *os.File
 }
 

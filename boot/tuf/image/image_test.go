@@ -19,7 +19,7 @@ const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 func TestParseCustom(t *testing.T) {
 	for custom, ok := range map[string]bool{
 		`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64"}}`:                                                               true,
-		`{"other":1,"sealboot":{"kind":"disk","version":1,"architecture":"arm64","cmdline":"ro quiet","referenceValues":"os/1/rv"}}`:   true,
+		`{"other":1,"sealboot":{"kind":"uki","version":1,"architecture":"arm64","cmdline":"ro quiet","referenceValues":"os/1/rv"}}`:    true,
 		`{"sealboot":{"kind":"linux","version":18446744073709551615,"architecture":"amd64"}}`:                                          true,
 		`{"sealboot":{"kind":"bundle","version":1,"architecture":"amd64"}}`:                                                            true,
 		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64","oci":{"repository":"r.example/os","digest":"` + digest + `"}}}`: true,

@@ -4,17 +4,26 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"cuelabs.dev/go/oci/ociregistry/ocimem"
+	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/oci"
 	ocipublish "github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
 )
 
 // diskLayout publishes a disk image to a layout as "sealboot publish" does.
@@ -25,25 +34,39 @@ func diskLayout(t *testing.T, raw []byte) (dir string) {
 	if err := errors.Join(os.WriteFile(disk, raw, 0o600), os.WriteFile(kernel, []byte(kernelText), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	loc, err := ocipublish.ParseLocation("oci:" + filepath.Join(dir, "os") + ":v1")
+	pushTo(t, "oci:"+filepath.Join(dir, "os")+":v1", ocipublish.Artifact{Disk: disk, Kernel: kernel})
+	return dir
+}
+
+// pushTo publishes an image and returns its digest.
+func pushTo(t *testing.T, location string, a ocipublish.Artifact) string {
+	t.Helper()
+	loc, err := ocipublish.ParseLocation(location)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dst, err := loc.Target(t.Context(), oci.Connection{})
+	dst, err := loc.Target(t.Context(), oci.Connection{PlainHTTP: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := ocipublish.Artifact{Disk: disk, Kernel: kernel}.Push(t.Context(), dst)
+	d, err := a.Push(t.Context(), dst)
 	if err := errors.Join(err, dst.Tag(t.Context(), d, "v1"), dst.Finish(), dst.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	return d.Digest.String()
 }
 
 // onDisk boots the layout's disk image as far as the measurement.
 func onDisk(t *testing.T, layout, dev, disk string) error {
 	t.Helper()
-	site := &config.Site{Name: "s", Sources: []config.Source{{Type: config.SourceMedia, Ref: "v1", Disk: disk}}}
+	return fetchTo(t, dev, layout, config.Source{Type: config.SourceMedia, Ref: "v1", Disk: disk})
+}
+
+// fetchTo boots what a source has, as far as the measurement, on a machine with
+// the disks in dev.
+func fetchTo(t *testing.T, dev, layout string, src config.Source) error {
+	t.Helper()
+	site := &config.Site{Name: "s", Sources: []config.Source{src}}
 	m, err := New(Options{Site: site, Console: console.New(console.Options{Out: t.Output()}), Layout: layout, NoTPM: true, NoNetwork: true})
 	if err != nil {
 		t.Fatal(err)
@@ -145,5 +168,47 @@ func dryRun(t *testing.T, layout, dev, path string, raw []byte) {
 	got, err := os.ReadFile(path)
 	if err != nil || bytes.ContainsFunc(got, func(r rune) bool { return r != 0 }) {
 		t.Errorf("a dry run wrote to the disk (%v)", err)
+	}
+}
+
+// TestDiskByTUF has a TUF repository vouch for a disk image, which comes with it or
+// from a registry.
+func TestDiskByTUF(t *testing.T) {
+	raw := bytes.Repeat([]byte("fedcba9876543210"), 64<<10)
+	layout := diskLayout(t, raw)
+	registry := httptest.NewServer(ociserver.New(ocimem.New(), nil))
+	defer registry.Close()
+	name := strings.TrimPrefix(registry.URL, "http://") + "/os"
+	digest := pushTo(t, name+":v1", ocipublish.Artifact{Disk: filepath.Join(layout, "disk.raw"), Kernel: filepath.Join(layout, "vmlinuz")})
+	for _, tt := range []struct {
+		kind, custom string
+		content      []byte
+	}{
+		{"bundle", "", folderTar(t, filepath.Join(layout, "os"))},
+		{"oci", fmt.Sprintf(`,"oci":{"repository":%q,"digest":%q}`, name, digest), []byte("-")},
+	} {
+		t.Run(tt.kind, func(t *testing.T) {
+			r := tuftest.New(t)
+			r.AddArtifact("targets", "os", tt.content)
+			custom := json.RawMessage(fmt.Sprintf(`{"sealboot":{"kind":%q,"version":1,"architecture":%q%s}}`, tt.kind, runtime.GOARCH, tt.custom))
+			r.Targets().Targets["os"].Custom = &custom
+			r.Publish("targets", "snapshot", "timestamp")
+			dev := t.TempDir()
+			path := filepath.Join(dev, "vda")
+			if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 2<<20)); err != nil {
+				t.Fatal(err)
+			}
+			src := config.Source{Type: config.SourceTUF, Root: r.Published["root"][0], MetadataURL: r.URL + "/metadata", Target: "os", PlainHTTP: true}
+			if err := fetchTo(t, dev, "", src); !errors.Is(err, osimage.ErrUnsupported) || !strings.Contains(err.Error(), "no disk") {
+				t.Errorf("without a disk: %v", err)
+			}
+			src.Disk = "/dev/vda"
+			if err := fetchTo(t, dev, "", src); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(got, raw) {
+				t.Errorf("the disk does not hold the image (%v)", err)
+			}
+		})
 	}
 }
