@@ -9,7 +9,7 @@ TAMPER ?=
 SOURCE ?= oci
 # Seconds of fuzzing: for each target at most, and for all of them together.
 FUZZTIME   ?= 60
-FUZZBUDGET ?= 600
+FUZZBUDGET ?= 500
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
