@@ -25,7 +25,8 @@ import (
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
-	_ "modernc.org/sqlite"             // driver "sqlite"
+	"modernc.org/sqlite"               // and the driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 var (
@@ -86,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	db.SetMaxOpenConns(16)
 	db.SetMaxIdleConns(16)
 	s := &Store{db: db, replica: c.Replica, signer: c.Signer, now: c.Now, write: make(chan struct{}, 1)}
-	if err := s.migrate(ctx); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare store (%s): %w", driver, err), db.Close())
 	}
 	return s, nil
@@ -102,11 +103,14 @@ func isPostgres(dsn string) bool {
 	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
 }
 
+// busyTimeout is how long one program waits for another that writes.
+const busyTimeout = 10 * time.Second
+
 // sqliteDSN asks for durability at every commit (a release must not outlive its audit record) and
 // for immediate transactions, so that two writers queue instead of failing half way.
 func sqliteDSN(path string) string {
 	q := url.Values{}
-	for _, p := range []string{"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)"} {
+	for _, p := range []string{"journal_mode(WAL)", "synchronous(FULL)", fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "foreign_keys(1)"} {
 		q.Add("_pragma", p)
 	}
 	q.Set("_txlock", "immediate")
@@ -166,6 +170,25 @@ var schema = []string{
 
 // schemaVersion is checked so that an older program never writes a newer database.
 const schemaVersion = 1
+
+// prepare migrates. A SQLite database that is new gets its journal then, which only one
+// process can do and for which SQLite makes the others wait no time at all.
+func (s *Store) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
+	defer cancel()
+	for {
+		err := s.migrate(ctx)
+		var busy *sqlite.Error
+		if !errors.As(err, &busy) || busy.Code() != sqlite3.SQLITE_BUSY {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
 
 func (s *Store) migrate(ctx context.Context) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
