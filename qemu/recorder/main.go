@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -41,5 +42,7 @@ func record() error {
 	if err != nil {
 		return fmt.Errorf("read the firmware's event log: %w; this machine has no TPM, or its firmware does not use it", err)
 	}
-	return armor.Print(os.Stdout, log)
+	// Twice: what the kernel prints when it powers off can still end up in the
+	// middle of the last one, and one that is whole is enough.
+	return errors.Join(armor.Print(os.Stdout, log), armor.Print(os.Stdout, log))
 }

@@ -36,13 +36,15 @@ func Print(w io.Writer, log []byte) error {
 // Find returns the first whole log in a text. Lines may end as they do on a
 // terminal.
 func Find(text []byte) ([]byte, error) {
-	at := bytes.Index(text, []byte("-----BEGIN "+label+"-----"))
-	if at < 0 {
-		return nil, ErrNone
+	begin := []byte("-----BEGIN " + label + "-----")
+	err := ErrNone
+	for at := bytes.Index(text, begin); at >= 0; at = bytes.Index(text, begin) {
+		text = text[at:]
+		block, _ := pem.Decode(text)
+		if block != nil && block.Type == label && len(block.Headers) == 0 {
+			return block.Bytes, nil
+		}
+		text, err = text[len(begin):], ErrDamaged
 	}
-	block, _ := pem.Decode(text[at:])
-	if block == nil || block.Type != label || len(block.Headers) > 0 {
-		return nil, ErrDamaged
-	}
-	return block.Bytes, nil
+	return nil, err
 }

@@ -39,6 +39,7 @@ func TestFind(t *testing.T) {
 		"without an end":           {text[:len(text)-30], ErrDamaged},
 		"a whole one behind it":    {printed(t, []byte("another"))[:40] + text, nil},
 		"a line of the kernel":     {lines[0] + lines[1] + lines[2] + "[    1.2] random: crng init done\n" + strings.Join(lines[3:], ""), ErrDamaged},
+		"that line, and again":     {lines[0] + lines[1] + "[    1.2] random: crng init done\n" + strings.Join(lines[2:], "") + text, nil},
 		"another end":              {strings.Replace(text, "END TCG", "END X.509", 1) + certificate, ErrDamaged},
 	} {
 		t.Run(name, func(t *testing.T) {
