@@ -170,6 +170,9 @@ is checked as the loader will check it.`,
 					return fmt.Errorf("--join-token (make one with \"sealboot device token\"): %w", err)
 				}
 				c.Attestd.JoinToken = strings.TrimSpace(string(text))
+				// Nobody orders a floor for a machine that is not known, and without one it
+				// would never get as far as asking.
+				c.Floor = config.FloorOptional
 			}
 			text, err := c.Marshal()
 			if err != nil {
