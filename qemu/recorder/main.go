@@ -4,7 +4,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -35,6 +34,7 @@ func drain(fd int) {
 		}
 	}
 	_ = unix.IoctlSetInt(fd, unix.TCSBRK, 1) // and the UART's own buffer
+	time.Sleep(10 * time.Second)             // and where neither knows: a console that is no tty
 }
 
 func record() error {
@@ -42,7 +42,5 @@ func record() error {
 	if err != nil {
 		return fmt.Errorf("read the firmware's event log: %w; this machine has no TPM, or its firmware does not use it", err)
 	}
-	// Twice: what the kernel prints when it powers off can still end up in the
-	// middle of the last one, and one that is whole is enough.
-	return errors.Join(armor.Print(os.Stdout, log), armor.Print(os.Stdout, log))
+	return armor.Print(os.Stdout, log)
 }
