@@ -34,7 +34,7 @@ func drain(fd int) {
 		}
 	}
 	_ = unix.IoctlSetInt(fd, unix.TCSBRK, 1) // and the UART's own buffer
-	time.Sleep(10 * time.Second)             // and where neither knows: a console that is no tty
+	time.Sleep(10 * time.Second)             // both have been seen to return with most of the log unsent
 }
 
 func record() error {
