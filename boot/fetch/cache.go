@@ -23,11 +23,13 @@ import (
 	"github.com/sealboot/sealboot/boot/regular"
 )
 
-// What a power cut may cost of a partial, beyond the bytes in flight: so many
-// bytes, and no more than what came in that time.
+// What a power cut may cost of a partial: markEvery bytes of the prefix, or what
+// came of it in markTime, and keepAhead bytes behind the prefix, which are not in
+// the cache before what is missing in front of them has come.
 const (
 	markEvery = 8 << 20
 	markTime  = time.Minute
+	keepAhead = 16 << 20
 )
 
 // maxMarks bounds the size of a marks file that is read, in bytes.
@@ -78,6 +80,14 @@ func (c *Cache) Close() error {
 }
 
 func cacheName(b Blob) string { return b.Digest.Algorithm().String() + "-" + b.Digest.Encoded() }
+
+// ahead is the bound for a plan.
+func (c *Cache) ahead() int64 {
+	if c == nil {
+		return 0
+	}
+	return keepAhead
+}
 
 // load fills p with what the cache has of it. Only ctx makes it fail.
 func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
@@ -246,7 +256,7 @@ func (c *Cache) stream(ctx context.Context, p *partial, warn func(error)) error 
 		}
 	}
 	if p.hashed > 0 {
-		p.plan = newPlan(p.hashed, p.blob.Size)
+		p.plan = newPlan(p.hashed, p.blob.Size, p.ahead)
 		p.plan.open(p.hashed - p.hashed%streamStep + streamWindow)
 		p.senders = []int{fromCache}
 	}
@@ -259,7 +269,7 @@ func (p *partial) adopt(n int64, h hash.Hash) error {
 	if err != nil {
 		return err
 	}
-	p.plan = newPlan(n, p.blob.Size)
+	p.plan = newPlan(n, p.blob.Size, p.ahead)
 	p.hash, p.hashed = clone, n
 	p.senders = []int{fromCache}
 	return nil

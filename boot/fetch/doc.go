@@ -6,7 +6,8 @@
 //   - a returned file is complete and its digest was checked over the very
 //     bytes it holds, so a truncated or altered transfer is never a success;
 //   - what arrived is kept: a cut connection, a restarted server, a dead
-//     mirror and (with a [Cache]) a power cut cost the bytes in flight only;
+//     mirror cost the bytes in flight only, and (with a [Cache]) a power cut
+//     at most 24 MiB of each blob;
 //   - a transfer ends: each request is given up when it stalls, each mirror
 //     after [Options.Attempts] failures without progress, everything when the
 //     context ends;

@@ -197,7 +197,7 @@ func (f *Fetcher) complete(ctx context.Context, e *entry, b Blob) error {
 		if err := checkRoom(f.opt.Room, b.Size); err != nil {
 			return err
 		}
-		part, err := newPartial(b)
+		part, err := newPartial(b, f.opt.Cache.ahead())
 		if err != nil {
 			return err
 		}

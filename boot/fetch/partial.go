@@ -32,6 +32,7 @@ var bufPool = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b 
 // partial is a blob on its way into memory.
 type partial struct {
 	blob     Blob
+	ahead    int64 // see plan
 	file     *os.File
 	plan     *plan
 	verified bool
@@ -47,7 +48,7 @@ type partial struct {
 	senders []int // mirrors that sent bytes of it, or fromCache
 }
 
-func newPartial(b Blob) (*partial, error) {
+func newPartial(b Blob, ahead int64) (*partial, error) {
 	file, err := memfd.Create(b.Digest.Encoded()[:16])
 	if err != nil {
 		return nil, fmt.Errorf("allocating %d bytes: %w", b.Size, err)
@@ -55,7 +56,7 @@ func newPartial(b Blob) (*partial, error) {
 	if err := file.Truncate(b.Size); err != nil {
 		return nil, errors.Join(fmt.Errorf("allocating %d bytes: %w", b.Size, err), file.Close())
 	}
-	p := &partial{blob: b, file: file}
+	p := &partial{blob: b, ahead: ahead, file: file}
 	p.reset()
 	return p, nil
 }
@@ -63,7 +64,7 @@ func newPartial(b Blob) (*partial, error) {
 // reset forgets what was received. The file keeps its pages: they are about
 // to be overwritten.
 func (p *partial) reset() {
-	p.plan = newPlan(0, p.blob.Size)
+	p.plan = newPlan(0, p.blob.Size, p.ahead)
 	p.hash = p.blob.hash()
 	p.hashed = 0
 	p.fresh = make(chan chunk, queued)

@@ -13,6 +13,7 @@ type plan struct {
 	mu     sync.Mutex
 	size   int64
 	limit  int64  // nothing at or beyond it may be claimed yet
+	ahead  int64  // how far beyond the prefix others than the lowest claim may reach; 0 is no bound
 	todo   []span // sorted, disjoint, not claimed
 	active []*claim
 	kick   chan struct{} // one token: the prefix may have grown
@@ -25,9 +26,9 @@ type span struct{ pos, end int64 } // [pos, end)
 // claim is a span that one request fills from its start.
 type claim struct{ span }
 
-func newPlan(have, size int64) *plan {
+func newPlan(have, size, ahead int64) *plan {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
-	p := &plan{size: size, limit: size, kick: token(), freed: token(), opened: token()}
+	p := &plan{size: size, limit: size, ahead: ahead, kick: token(), freed: token(), opened: token()}
 	if have < size {
 		p.todo = []span{{have, size}}
 	}
@@ -38,11 +39,12 @@ func newPlan(have, size int64) *plan {
 func (p *plan) claim(most int64) *claim {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.claimable() {
+	end := p.reach()
+	if end == 0 {
 		return nil
 	}
 	gap := &p.todo[0]
-	c := &claim{span{gap.pos, min(gap.end, gap.pos+most, p.limit)}}
+	c := &claim{span{gap.pos, min(end, gap.pos+most)}}
 	if gap.pos = c.end; gap.pos == gap.end {
 		p.todo = p.todo[1:]
 	}
@@ -50,8 +52,22 @@ func (p *plan) claim(most int64) *claim {
 	return c
 }
 
-// claimable reports whether there is a gap below the limit. p.mu is held.
-func (p *plan) claimable() bool { return len(p.todo) > 0 && p.todo[0].pos < p.limit }
+// reach is where a claim of the first gap may end at most; 0 if there is none
+// now. p.mu is held.
+func (p *plan) reach() int64 {
+	if len(p.todo) == 0 || p.todo[0].pos >= p.limit {
+		return 0
+	}
+	gap := p.todo[0]
+	end := min(gap.end, p.limit)
+	if front := p.front(); p.ahead > 0 && front < gap.pos {
+		end = min(end, front+p.ahead)
+		if end < gap.end && end < gap.pos+minSegment { // not worth a request yet
+			return 0
+		}
+	}
+	return end
+}
 
 // extend lets c go on into the gap behind it, if nobody has claimed that. With
 // a limit c must be the only claim, because it will wait for the limit to move,
@@ -120,13 +136,13 @@ func (p *plan) waitRoom(ctx context.Context, pos int64) error {
 	return nil
 }
 
-// wait blocks while every missing byte is claimed or beyond the limit. It
+// wait blocks while every missing byte is claimed or out of reach. It
 // reports whether there is something to claim now; if not, all bytes are there
 // or ctx has ended.
 func (p *plan) wait(ctx context.Context) bool {
 	for {
 		p.mu.Lock()
-		ready, done := p.claimable(), len(p.todo) == 0 && len(p.active) == 0
+		ready, done := p.reach() > 0, len(p.todo) == 0 && len(p.active) == 0
 		p.mu.Unlock()
 		if ready || done {
 			return ready
@@ -163,6 +179,11 @@ func wake(c chan struct{}) {
 func (p *plan) prefix() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.front()
+}
+
+// front is prefix with p.mu held.
+func (p *plan) front() int64 {
 	n := p.size
 	if len(p.todo) > 0 {
 		n = p.todo[0].pos

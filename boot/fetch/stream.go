@@ -46,7 +46,7 @@ func (f *Fetcher) Stream(ctx context.Context, b Blob, take func(io.Reader) error
 	if err := checkRoom(f.opt.Room, min(b.Size, streamWindow)); err != nil {
 		return err
 	}
-	part, err := newPartial(b)
+	part, err := newPartial(b, f.opt.Cache.ahead())
 	if err != nil {
 		return err
 	}

@@ -176,7 +176,11 @@ func (t *transfer) segment() int64 {
 	case t.quick(left):
 		return left
 	}
-	return min(maxSegment, max(minSegment, int64(t.rate*segmentTime.Seconds())))
+	most := int64(maxSegment)
+	if ahead := t.part.ahead; ahead > 0 {
+		most = max(minSegment, ahead/int64(t.f.opt.Streams))
+	}
+	return min(most, max(minSegment, int64(t.rate*segmentTime.Seconds())))
 }
 
 // quick reports whether one request would bring left bytes soon. t.mu is held.

@@ -25,17 +25,16 @@ import (
 func TestParallelRanges(t *testing.T) {
 	const size = 40 * mib
 	want := content(size)
-	times := map[int]time.Duration{}
-	for _, streams := range []int{1, 4} {
+	took := func(opt fetch.Options) (d time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
 			p := &fp.Proxy{Next: serve(want), Pick: fp.Always(fp.Throttle(64<<10, 125*time.Millisecond))} // 512 KiB/s
-			f := setup(t, fetch.Options{Streams: streams}, p)
+			f := setup(t, opt, p)
 			start := time.Now()
 			file, err := f.Blob(t.Context(), blobOf(want))
 			if err != nil {
 				t.Fatal(err)
 			}
-			times[streams] = time.Since(start)
+			d = time.Since(start)
 			if !bytes.Equal(read(t, file), want) {
 				t.Error("wrong content")
 			}
@@ -44,10 +43,59 @@ func TestParallelRanges(t *testing.T) {
 				t.Errorf("%d bytes were sent, want %d", p.Sent(), size)
 			}
 		})
+		return d
 	}
-	t.Logf("1 stream %v, 4 streams %v", times[1], times[4])
-	if times[4]*2 > times[1] {
-		t.Errorf("4 streams took %v, 1 took %v: want less than half", times[4], times[1])
+	one, four := took(fetch.Options{Streams: 1}), took(fetch.Options{Streams: 4})
+	cached := took(fetch.Options{Streams: 4, Cache: openCache(t, t.TempDir())})
+	t.Logf("1 stream %v, 4 streams %v, and with a cache %v", one, four, cached)
+	if max(four, cached)*2 > one {
+		t.Errorf("4 streams took %v, with a cache %v, 1 took %v: want less than half", four, cached, one)
+	}
+}
+
+func openCache(t *testing.T, dir string) *fetch.Cache {
+	t.Helper()
+	cache, err := fetch.OpenCache(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cache.Close() })
+	return cache
+}
+
+// TestStalledRange: one of several connections stalls and the others go on. What
+// they bring from behind the gap is not in the cache, so that it has a bound.
+func TestStalledRange(t *testing.T) {
+	const size, most = 64 * mib, 16 * mib
+	want := content(size)
+	dir := t.TempDir()
+	var sent int64
+	synctest.Test(t, func(t *testing.T) {
+		slow := fp.Throttle(64<<10, 125*time.Millisecond)
+		p := &fp.Proxy{Next: serve(want), Pick: func(_ *http.Request, n int) fp.Fault {
+			if n != 2 {
+				return slow
+			}
+			return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				slow(w, r, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fp.Stall(700_000)(w, r, next) }))
+			}
+		}}
+		f := setup(t, fetch.Options{Cache: openCache(t, dir), IdleTimeout: time.Hour}, p)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := f.Blob(ctx, blobOf(want)); err == nil {
+			t.Error("success")
+		}
+		synctest.Wait()
+		sent = p.Sent()
+	})
+	again, err := boot(t, "blob", dir, want, time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes before the cut, %d after it", sent, again)
+	if twice := sent + again - size; twice > most {
+		t.Errorf("%d bytes were sent twice, want at most %d", twice, most)
 	}
 }
 
