@@ -1,12 +1,16 @@
 package store
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"database/sql"
+	"errors"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestOpenTogether makes a store as a site's first two programs do, attestd and
@@ -32,5 +36,46 @@ func TestOpenTogether(t *testing.T) {
 			})
 		}
 		all.Wait()
+	}
+}
+
+// TestOpenWaits has another program write to the new file, which keeps it from
+// getting its write-ahead log.
+func TestOpenWaits(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "store.db")
+	if err := createPrivate(path); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	writer, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Rollback() //nolint:errcheck // it may be over
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	c := Config{DSN: path, Replica: "a", Signer: key}
+	if _, err := Open(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while another writes: %v, want to wait for as long as we may", err)
+	}
+	if err := writer.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var mode string
+	if err := s.db.QueryRow("PRAGMA journal_mode").Scan(&mode); err != nil || mode != "wal" {
+		t.Errorf("the journal is %q: %v", mode, err)
 	}
 }

@@ -87,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	db.SetMaxOpenConns(16)
 	db.SetMaxIdleConns(16)
 	s := &Store{db: db, replica: c.Replica, signer: c.Signer, now: c.Now, write: make(chan struct{}, 1)}
-	if err := s.prepare(ctx); err != nil {
+	if err := s.prepare(ctx, driver); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare store (%s): %w", driver, err), db.Close())
 	}
 	return s, nil
@@ -110,7 +110,7 @@ const busyTimeout = 10 * time.Second
 // for immediate transactions, so that two writers queue instead of failing half way.
 func sqliteDSN(path string) string {
 	q := url.Values{}
-	for _, p := range []string{"journal_mode(WAL)", "synchronous(FULL)", fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "foreign_keys(1)"} {
+	for _, p := range []string{"synchronous(FULL)", fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "foreign_keys(1)"} {
 		q.Add("_pragma", p)
 	}
 	q.Set("_txlock", "immediate")
@@ -171,21 +171,35 @@ var schema = []string{
 // schemaVersion is checked so that an older program never writes a newer database.
 const schemaVersion = 1
 
-// prepare migrates. A SQLite database that is new gets its journal then, which only one
-// process can do and for which SQLite makes the others wait no time at all.
-func (s *Store) prepare(ctx context.Context) error {
+// prepare gives a new database its journal, if it has one, and its tables.
+func (s *Store) prepare(ctx context.Context, driver string) error {
+	if driver == "sqlite" {
+		if err := s.useWAL(ctx); err != nil {
+			return err
+		}
+	}
+	return s.migrate(ctx)
+}
+
+// useWAL switches a new file to a write-ahead log, which it keeps. Where another program is about to
+// write, such as its own switch, SQLite fails here at once, though it waits everywhere else.
+func (s *Store) useWAL(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
 	defer cancel()
 	for {
-		err := s.migrate(ctx)
-		var busy *sqlite.Error
-		if !errors.As(err, &busy) || busy.Code() != sqlite3.SQLITE_BUSY {
+		var mode string
+		err := s.db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode)
+		var failed *sqlite.Error
+		switch {
+		case err == nil && mode != "wal":
+			return fmt.Errorf("the file cannot have a write-ahead log (is it on a network file system?), journal mode %q", mode)
+		case !errors.As(err, &failed) || failed.Code()&0xff != sqlite3.SQLITE_BUSY: // no error among them
 			return err
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return err
+			return fmt.Errorf("wait for other programs to leave the file: %w: %w", context.Cause(ctx), err)
 		}
 	}
 }
