@@ -166,15 +166,12 @@ func (s Store) raise(ctx context.Context, candidate Record) (Record, error) {
 		return Record{}, err
 	}
 	raised := old.Raised(candidate)
-	if sequence == 1<<32-1 {
-		return Record{}, errors.New("it was raised too often")
-	}
-	encoded, err := encodeSlot(sequence+1, raised)
+	encoded, err := encodeSlot(after(sequence), raised)
 	if err != nil {
 		return Record{}, err
 	}
 	// The TPM's flash wears out: most boots change nothing and write nothing.
-	if same, err := encodeSlot(sequence+1, old); err == nil && bytes.Equal(same, encoded) {
+	if same, err := encodeSlot(after(sequence), old); err == nil && bytes.Equal(same, encoded) {
 		return old, nil
 	}
 	return raised, s.write(ctx, slots-1-slot, encoded)

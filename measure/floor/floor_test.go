@@ -85,6 +85,30 @@ func TestLoaderRaises(t *testing.T) {
 	}
 }
 
+// TestSequenceEnds plays somebody with a medium of his own, who leaves a floor of the highest sequence number. No order
+// of attestd's repairs a floor that reads well, so the loader has to be able to go on from it.
+func TestSequenceEnds(t *testing.T) {
+	_, s := provisioned(t)
+	slot, err := encodeSlot(1<<32-1, base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.write(t.Context(), 1, slot); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Raise(t.Context(), base()); err != nil {
+		t.Errorf("Raise() to the same: %v", err)
+	}
+	want := base()
+	for range 3 {
+		want.ImageVersion++
+		if _, err := s.Raise(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, s, want)
+	}
+}
+
 func TestRaiseToTheSameWritesNothing(t *testing.T) {
 	tp, s := provisioned(t)
 	before, err := tp.ReadNV(t.Context(), Index)

@@ -156,6 +156,8 @@ func TestNewest(t *testing.T) {
 		{"second torn", slot(8, 1), bad, 1, 0},
 		{"both torn", bad, bad, 0, -1},
 		{"sequence 0", slot(0, 5), bad, 0, -1},
+		{"begun anew, first", slot(1, 1), slot(1<<32-1, 2), 1, 0},
+		{"begun anew, second", slot(1<<32-1, 1), slot(1, 2), 2, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r, slot, _, err := newest(append(append([]byte(nil), tc.a...), tc.b...))

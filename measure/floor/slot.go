@@ -12,7 +12,7 @@ import (
 //
 //	offset  size
 //	     0     1  format, 1
-//	     1     4  sequence number, from 1; the higher of two slots counts
+//	     1     4  sequence number, from 1; of two slots the later counts
 //	     5     6  TUF root: version
 //	    11    32  TUF root: SHA-256
 //	    43     6  timestamp: version
@@ -99,12 +99,16 @@ func take48(b []byte) (uint64, []byte) {
 	return uint64(binary.BigEndian.Uint16(b))<<32 | uint64(binary.BigEndian.Uint32(b[2:])), b[6:]
 }
 
-// newest returns the record that counts, its slot and its sequence number.
+// after is the sequence number that follows: numbers begin anew at 1, never at 0. A floor does not live to see that by
+// itself, but whoever boots a medium of his own can write the last number, and must not end all raises by it.
+func after(sequence uint32) uint32 { return max(sequence+1, 1) }
+
+// newest returns the record that counts, its slot and its sequence number. Numbers are compared as on a circle (RFC 1982).
 func newest(content []byte) (r Record, slot int, sequence uint32, err error) {
 	slot = -1
 	for i := range slots {
 		s, record, err := decodeSlot(content[i*slotSize : (i+1)*slotSize])
-		if err == nil && s > sequence {
+		if err == nil && (slot < 0 || int32(s-sequence) > 0) {
 			r, slot, sequence = record, i, s
 		}
 	}
