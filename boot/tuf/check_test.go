@@ -3,6 +3,8 @@ package tuf
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"strings"
 	"testing"
@@ -63,6 +65,12 @@ func TestChecks(t *testing.T) {
 		change(s)
 		return checkSnapshot(s)
 	}
+	seal := func(change func(*metadata.TargetsType)) error {
+		s := &metadata.Targets(expires).Signed
+		s.Type, s.Targets[sealedFile] = SealType, &metadata.TargetFiles{}
+		change(s)
+		return checkSeal(s)
+	}
 	for _, c := range []struct {
 		want string // empty: nothing is wrong
 		err  error
@@ -102,6 +110,11 @@ func TestChecks(t *testing.T) {
 		{"both roles and succinct", succinct(func(d *metadata.Delegations) { d.Roles = []metadata.DelegatedRole{} })},
 		{"has 0 bytes", succinct(func(d *metadata.Delegations) { d.SuccinctRoles.NamePrefix = "" })},
 		{"no keys", succinct(func(d *metadata.Delegations) { d.SuccinctRoles.KeyIDs = nil })},
+
+		{"", seal(func(*metadata.TargetsType) {})},
+		{"its type is", seal(func(s *metadata.TargetsType) { s.Type = RoleTargets })},
+		{"it has delegations", seal(func(s *metadata.TargetsType) { s.Delegations = &metadata.Delegations{} })},
+		{"does not name a timestamp", seal(func(s *metadata.TargetsType) { s.Targets[sealedFile] = nil })},
 	} {
 		if c.want == "" && c.err != nil {
 			t.Errorf("good metadata: %v", c.err)
@@ -149,5 +162,37 @@ func TestTargetNeedsADigest(t *testing.T) {
 		if _, err := newTarget("os", f, RoleTargets, 1); (err == nil) != ok || err != nil && !errors.Is(err, ErrMalformed) {
 			t.Errorf("a target with hash %q: %v", hash, err)
 		}
+	}
+}
+
+// TestWant has the bytes that are wanted, and those that differ in one way.
+func TestWant(t *testing.T) {
+	const data = "data"
+	short, long := sha256.Sum256([]byte(data)), sha512.Sum512([]byte(data))
+	for _, c := range []struct {
+		want, data string // want is empty if nothing is wrong
+		is         Want
+	}{
+		{"", data, Want{Size: 4, SHA256: short[:]}},
+		{"", data, Want{Size: 4, SHA512: long[:]}},
+		{"", data, Want{Size: 4, SHA256: short[:], SHA512: long[:]}},
+		{"no digest", data, Want{Size: 4}},
+		{"more than the 3 bytes", data, Want{Size: 3, SHA256: short[:]}},
+		{"4 bytes, expected 5", data, Want{Size: 5, SHA256: short[:]}},
+		{"expected 3a6e", "date", Want{Size: 4, SHA256: short[:]}},
+		{"expected 0000", data, Want{Size: 4, SHA256: short[:], SHA512: make([]byte, 64)}},
+	} {
+		// A seal refuses a timestamp for the same reasons.
+		for _, err := range []error{c.is.Check(strings.NewReader(c.data)), (&seal{c.is}).check([]byte(c.data))} {
+			if c.want == "" && err != nil {
+				t.Errorf("%+v: %v", c.is, err)
+			}
+			if c.want != "" && (!errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%+v: %v, want %v with %q", c.is, err, ErrMismatch, c.want)
+			}
+		}
+	}
+	if err := (&seal{Want{Size: 4}}).check(nil); !errors.Is(err, ErrUnverified) {
+		t.Errorf("a timestamp that was not sealed: %v", err)
 	}
 }

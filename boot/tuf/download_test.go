@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -96,18 +97,22 @@ func TestStreamResumes(t *testing.T) {
 
 func TestStreamGivesUp(t *testing.T) {
 	data, wanted := random(100_000)
-	for name, f := range map[string]*flaky{
-		"never a byte more": {data: data, cut: 50_000, lie: func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }},
-		"ignores the range": {data: data, cut: 50_000, lie: func(w http.ResponseWriter, _ *http.Request) bool { _, _ = w.Write(data); return true }},
-		"another range": {data: data, cut: 50_000, lie: func(w http.ResponseWriter, _ *http.Request) bool {
+	for name, tc := range map[string]struct {
+		want string
+		lie  func(w http.ResponseWriter, r *http.Request) bool
+	}{
+		"never a byte more": {"EOF", func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }},
+		"ignores the range": {"HTTP status 200", func(w http.ResponseWriter, _ *http.Request) bool { _, _ = w.Write(data); return true }},
+		"another range": {"asked for bytes=", func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Range", "bytes 0-99999/100000")
 			w.WriteHeader(http.StatusPartialContent)
 			return true
 		}},
-		"gone": {data: data, cut: 50_000, lie: func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(404); return true }},
+		"gone": {"HTTP status 404", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(404); return true }},
 	} {
-		if _, err := streamed(t, f).Target(t.Context(), "x", wanted); err == nil {
-			t.Errorf("%s: success", name)
+		f := &flaky{data: data, cut: 50_000, lie: tc.lie}
+		if _, err := streamed(t, f).Target(t.Context(), "x", wanted); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want an error with %q", name, err, tc.want)
 		}
 		if n := len(f.ranges()); n > 6 {
 			t.Errorf("%s: %d requests", name, n)
@@ -119,20 +124,28 @@ func TestStreamRefusesOtherBytes(t *testing.T) {
 	data, wanted := random(10_000)
 	changed := bytes.Clone(data)
 	changed[5000]++
-	for name, tc := range map[string]http.HandlerFunc{
-		"changed": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(changed) },
-		"longer":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(append(data, 0)) },
-		"shorter": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(data[:9999]) },
-		"endless": func(w http.ResponseWriter, r *http.Request) {
+	for name, tc := range map[string]struct {
+		want  string
+		serve http.HandlerFunc
+	}{
+		"changed": {"expected " + fmt.Sprintf("%x", wanted.SHA256), func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(changed) }},
+		"longer":  {"more than the 10000 bytes", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(append(data, 0)) }},
+		"announced": {"announces 10001 bytes", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "10001")
+			_, _ = w.Write(append(data, 0))
+		}},
+		"shorter": {"9999 bytes, expected 10000", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(data[:9999]) }},
+		"endless": {"more than the 10000 bytes", func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				if _, err := w.Write(data); err != nil {
 					return
 				}
 			}
-		},
+		}},
 	} {
-		if _, err := streamed(t, tc).Target(t.Context(), "x", wanted); !errors.Is(err, tuf.ErrMismatch) {
-			t.Errorf("%s: %v", name, err)
+		_, err := streamed(t, tc.serve).Target(t.Context(), "x", wanted)
+		if !errors.Is(err, tuf.ErrMismatch) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %v with %q", name, err, tuf.ErrMismatch, tc.want)
 		}
 	}
 	s := streamed(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -176,10 +189,10 @@ func TestFetchedFromMirrors(t *testing.T) {
 	want(t, err, nil)
 	defer file.Close()
 	want(t, only.Check(file), nil)
-	for _, w := range []tuf.Want{{Size: wanted.Size, SHA512: make([]byte, 64)}, {Size: wanted.Size}} {
-		if _, err = f.Target(t.Context(), "os/x y", w); err == nil {
-			t.Fatalf("bytes that are not %v", w)
-		}
+	_, err = f.Target(t.Context(), "os/x y", tuf.Want{Size: wanted.Size, SHA512: make([]byte, 64)})
+	want(t, err, tuf.ErrMismatch)
+	if _, err = f.Target(t.Context(), "os/x y", tuf.Want{Size: wanted.Size}); err == nil {
+		t.Fatal("bytes without a digest")
 	}
 }
 

@@ -2,7 +2,9 @@ package tuf_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,6 +178,24 @@ func TestClocks(t *testing.T) {
 			d.cfg.Now = tc.now(d.repo.Expiry)
 			want(t, d.refresh(), tc.err)
 		})
+	}
+	for _, role := range []string{"root", "timestamp", "snapshot", "targets"} { // the only one that has expired
+		d := newDevice(t)
+		past := d.repo.Expiry.AddDate(-1, 0, 0)
+		switch role {
+		case "root":
+			d.repo.Root.Signed.Expires = past
+		case "timestamp":
+			d.repo.Timestamp.Signed.Expires = past
+		case "snapshot":
+			d.repo.Snapshot.Signed.Expires = past
+		case "targets":
+			d.repo.Targets().Expires = past
+		}
+		d.repo.Publish("root", "targets", "snapshot", "timestamp")
+		if err := d.refresh(); !errors.Is(err, tuf.ErrExpired) || !strings.Contains(err.Error(), role) {
+			t.Errorf("%s: %v", role, err)
+		}
 	}
 	d := newDevice(t)
 	want(t, d.refresh(), nil)

@@ -200,6 +200,69 @@ func TestOversize(t *testing.T) {
 	}
 }
 
+// TestOversizeStops: what is too large is not read to its end, whoever has to notice.
+func TestOversizeStops(t *testing.T) {
+	for want, before := range map[string]func(http.ResponseWriter){
+		"101 bytes, at most 100": func(w http.ResponseWriter) { w.Header().Set("Content-Length", "101") },
+		"more than 100 bytes":    func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }, // no length is announced
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			before(w)
+			_, _ = w.Write(make([]byte, 101))
+		}))
+		_, err := tuf.Web{URL: server.URL}.Metadata(t.Context(), "x.json", 100)
+		server.Close()
+		if !errors.Is(err, tuf.ErrTooLarge) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %v with %q", err, tuf.ErrTooLarge, want)
+		}
+	}
+	d := newDevice(t)
+	d.cfg.Repositories = []tuf.Repository{overfull{}}
+	want(t, d.refresh(), tuf.ErrTooLarge)
+}
+
+// overfull is a repository that ignores the limit.
+type overfull struct{}
+
+func (overfull) String() string { return "overfull" }
+
+func (overfull) Metadata(_ context.Context, name string, max int64) ([]byte, error) {
+	if strings.HasSuffix(name, ".root.json") {
+		return nil, tuf.ErrNotFound
+	}
+	return make([]byte, max+1), nil
+}
+
+// TestBeforeRefresh: a client that has verified nothing answers nothing.
+func TestBeforeRefresh(t *testing.T) {
+	d := newDevice(t)
+	c := d.client()
+	_, state := c.State()
+	_, find := c.Find(t.Context(), "os")
+	_, download := c.Download(t.Context(), &tuf.Target{Name: "os"})
+	want(t, c.Refresh(t.Context()), nil)
+	d.cfg.Targets = nil
+	c = d.client()
+	want(t, c.Refresh(t.Context()), nil)
+	_, nowhere := c.Download(t.Context(), &tuf.Target{Name: "os"})
+	for name, err := range map[string]error{"State": state, "Find": find, "Download": download, "Download without Targets": nowhere} {
+		if err == nil || !strings.Contains(err.Error(), "there is no verified metadata") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestRoleOutsideTheSnapshot: a role that somebody delegates to, and that the snapshot does not know.
+func TestRoleOutsideTheSnapshot(t *testing.T) {
+	d := newDevice(t)
+	d.repo.Delegate("targets", metadata.DelegatedRole{Name: "team", Threshold: 1, Paths: []string{"*"}})
+	d.repo.Publish("team", "targets")
+	delete(d.repo.Snapshot.Signed.Meta, "team.json")
+	d.repo.Publish("snapshot", "timestamp")
+	_, err := d.get("file")
+	want(t, err, tuf.ErrUnverified)
+}
+
 // TestSlow: a server that sends nothing, or hardly anything, ends by the limit.
 func TestSlow(t *testing.T) {
 	d := newDevice(t)

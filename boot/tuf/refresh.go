@@ -124,7 +124,7 @@ func (c *Client) updateTimestamp(ctx context.Context, repo Repository, t *trust)
 	if err != nil {
 		return err
 	}
-	if err := t.seal.check(RoleTimestamp+".json", data); err != nil {
+	if err := t.seal.check(data); err != nil {
 		return err
 	}
 	err = t.updateTimestamp(data)

@@ -1,8 +1,8 @@
 package tuf
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -14,11 +14,11 @@ import (
 // another name, so that neither can be passed off as the other.
 const SealType = "sealboot-bundle"
 
-// seal is the verified statement of an offline bundle: which metadata files it
-// was made of, and until when they may be used.
-type seal struct {
-	files map[string]*metadata.TargetFiles
-}
+const sealedFile = RoleTimestamp + ".json"
+
+// seal is the verified statement of an offline bundle: the timestamp that it
+// was made of, which names the rest, and until when all of that may be used.
+type seal struct{ timestamp Want }
 
 // acceptSeal verifies the seal of a repository with the keys and the threshold
 // of the targets role, and puts its expiry in the place of the timestamp's.
@@ -38,7 +38,7 @@ func (c *Client) acceptSeal(ctx context.Context, repo Sealed, t *trust) error {
 		if err := t.checkExpiry("seal", md.Signed.Expires); err != nil {
 			return err
 		}
-		t.seal = &seal{files: md.Signed.Targets}
+		t.seal = &seal{wantOf(md.Signed.Targets[sealedFile])}
 		t.set.RefTime = time.Time{} // go-tuf finds nothing expired; checkExpiry does
 		return nil
 	})
@@ -51,26 +51,20 @@ func checkSeal(s *metadata.TargetsType) error {
 	if s.Delegations != nil {
 		return errors.New("it has delegations")
 	}
-	if s.Targets[RoleTimestamp+".json"] == nil {
+	if s.Targets[sealedFile] == nil {
 		return errors.New("it does not name a timestamp")
 	}
 	return nil
 }
 
-// check refuses a file that is not the one that was sealed. No seal refuses
-// nothing. The timestamp is enough: it names the rest.
-func (s *seal) check(name string, data []byte) error {
+// check refuses a timestamp that is not the one that was sealed. No seal
+// refuses nothing.
+func (s *seal) check(timestamp []byte) error {
 	if s == nil {
 		return nil
 	}
-	f := s.files[name]
-	if f == nil {
-		return fmt.Errorf("tuf: %s: %w: it is not in the seal", name, ErrUnverified)
-	}
-	want := wantOf(f)
-	sum := sha256.Sum256(data)
-	if int64(len(data)) != want.Size || string(want.SHA256) != string(sum[:]) {
-		return fmt.Errorf("tuf: %s: %w: it is not what was sealed", name, ErrUnverified)
+	if err := s.timestamp.Check(bytes.NewReader(timestamp)); err != nil {
+		return fmt.Errorf("tuf: timestamp: %w: it is not what was sealed: %w", ErrUnverified, err)
 	}
 	return nil
 }

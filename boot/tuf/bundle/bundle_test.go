@@ -111,8 +111,20 @@ func TestHostileTars(t *testing.T) {
 	if _, err := b.Metadata(t.Context(), "timestamp.json", 0); !errors.Is(err, tuf.ErrTooLarge) {
 		t.Errorf("larger than its limit: %v", err)
 	}
-	if _, err := b.Metadata(t.Context(), "../x", 10); !errors.Is(err, tuf.ErrNotFound) {
-		t.Errorf("missing: %v", err)
+	folder, err := bundle.OpenFolder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	for _, f := range []*bundle.Folder{b.Folder, folder} { // missing, and outside
+		for _, name := range []string{"x", "../../x"} {
+			if _, err := f.Metadata(t.Context(), name, 10); !errors.Is(err, tuf.ErrNotFound) {
+				t.Errorf("metadata %s of %s: %v", name, f, err)
+			}
+			if _, err := f.Target(t.Context(), name, tuf.Want{}); !errors.Is(err, tuf.ErrNotFound) {
+				t.Errorf("target %s of %s: %v", name, f, err)
+			}
+		}
 	}
 }
 

@@ -17,43 +17,50 @@ import (
 const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func TestParseCustom(t *testing.T) {
-	for custom, ok := range map[string]bool{
-		`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64"}}`:                                                               true,
-		`{"other":1,"sealboot":{"kind":"uki","version":1,"architecture":"arm64","cmdline":"ro quiet","referenceValues":"os/1/rv"}}`:    true,
-		`{"sealboot":{"kind":"linux","version":18446744073709551615,"architecture":"amd64"}}`:                                          true,
-		`{"sealboot":{"kind":"bundle","version":1,"architecture":"amd64"}}`:                                                            true,
-		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64","oci":{"repository":"r.example/os","digest":"` + digest + `"}}}`: true,
-		``:                  false,
-		`{}`:                false,
-		`null`:              false,
-		`[]`:                false,
-		`{"sealboot":null}`: false,
-		`{"sealboot":{}}`:   false,
-		`{"sealboot":{"kind":"uki","version":0,"architecture":"amd64"}}`:                                                                       false,
-		`{"sealboot":{"kind":"uki","version":-1,"architecture":"amd64"}}`:                                                                      false,
-		`{"sealboot":{"kind":"uki","version":1}}`:                                                                                              false,
-		`{"sealboot":{"kind":"exe","version":1,"architecture":"amd64"}}`:                                                                       false,
-		`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64","new":1}}`:                                                               false,
-		`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64","cmdline":"a\nb"}}`:                                                      false,
-		`{"sealboot":{"kind":"linux","version":1,"architecture":"amd64","cmdline":"a"}}`:                                                       false,
-		`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64","oci":{"repository":"r/x","digest":"` + digest + `"}}}`:                  false,
-		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64"}}`:                                                                       false,
-		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64","oci":{"repository":"nohost","digest":"` + digest + `"}}}`:               false,
-		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64","oci":{"repository":"r/x@y","digest":"` + digest + `"}}}`:                false,
-		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64","oci":{"repository":"r/x","digest":"sha256:00"}}}`:                       false,
-		`{"sealboot":{"kind":"oci","version":1,"architecture":"amd64","oci":{"repository":"r/x","digest":"` + strings.ToUpper(digest) + `"}}}`: false,
-		`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64"}} x`:                                                                     false,
-		`{"x":"` + strings.Repeat("x", maxCustom) + `"}`:                                                                                       false,
+	uki := `{"sealboot":{"kind":"uki","version":1,"architecture":"amd64"}}`
+	with := func(member string) string { return strings.Replace(uki, `"amd64"`, `"amd64",`+member, 1) }
+	oci := func(repository, digest string) string {
+		return strings.Replace(with(`"oci":{"repository":"`+repository+`","digest":"`+digest+`"}`), "uki", "oci", 1)
+	}
+	for _, c := range []struct{ want, custom string }{ // want is empty if nothing is wrong
+		{"", uki},
+		{"", `{"other":1,"sealboot":{"kind":"uki","version":1,"architecture":"arm64","cmdline":"ro quiet","referenceValues":"os/1/rv"}}`},
+		{"", `{"sealboot":{"kind":"linux","version":18446744073709551615,"architecture":"amd64"}}`},
+		{"", strings.Replace(uki, "uki", "bundle", 1)},
+		{"", oci("r.example/os", digest)},
+		{"", uki + strings.Repeat(" ", maxCustom-len(uki))},
+		{"at most 16384", uki + strings.Repeat(" ", maxCustom-len(uki)+1)},
+		{"no member sealboot", ``},
+		{"no member sealboot", `{}`},
+		{"no member sealboot", `null`},
+		{"its custom: json", `[]`},
+		{"its custom: invalid", uki + " x"},
+		{"no version", `{"sealboot":null}`},
+		{"no version", `{"sealboot":{}}`},
+		{"no version", strings.Replace(uki, "1", "0", 1)},
+		{"cannot unmarshal", strings.Replace(uki, "1", "-1", 1)},
+		{"unknown field", with(`"new":1`)},
+		{"architecture", `{"sealboot":{"kind":"uki","version":1}}`},
+		{"architecture", strings.Replace(uki, "amd64", `amd\n64`, 1)},
+		{"kind \"exe\" is none of", strings.Replace(uki, "uki", "exe", 1)},
+		{"not printable", with(`"cmdline":"a\nb"`)},
+		{"not printable", with(`"referenceValues":"` + strings.Repeat("a", maxName+1) + `"`)},
+		{"command line elsewhere", strings.Replace(with(`"cmdline":"a"`), "uki", "linux", 1)},
+		{"do not go together", with(`"oci":{"repository":"r/x","digest":"` + digest + `"}`)},
+		{"do not go together", strings.Replace(uki, "uki", "oci", 1)},
+		{"registry repository", oci("nohost", digest)},
+		{"registry repository", oci("r/x@y", digest)},
+		{"digest \"sha256:00\"", oci("r/x", "sha256:00")},
+		{"digest \"sha512", oci("r/x", strings.Replace(digest, "256", "512", 1))},
+		{"digest \"sha256:x", oci("r/x", strings.Replace(digest, ":0", ":x", 1))},
+		{"digest \"sha256:0123456789A", oci("r/x", "sha256:"+strings.ToUpper(digest[7:]))},
 	} {
-		c, err := ParseCustom([]byte(custom))
-		if (err == nil) != ok {
-			t.Errorf("%.120s: %v", custom, err)
+		got, err := ParseCustom([]byte(c.custom))
+		if c.want == "" && (err != nil || got == nil) {
+			t.Errorf("%.120s: %v", c.custom, err)
 		}
-		if err != nil && !errors.Is(err, ErrInvalid) {
-			t.Errorf("%.120s: %v is not ErrInvalid", custom, err)
-		}
-		if ok && c == nil {
-			t.Errorf("%.120s: nothing", custom)
+		if c.want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%.120s: %v, want %v with %q", c.custom, err, ErrInvalid, c.want)
 		}
 	}
 }
@@ -113,10 +120,11 @@ func newFake(t *testing.T) *fake {
 			"k": "kernel", "i": "initrd", "uki": "PE", "oci": "",
 			"linux":   `{"kernel":"k","initrd":"i","cmdline":"ro"}`,
 			"broken":  `{"kernel":"k","initrd":"missing"}`,
-			"garbage": `{`, "plain": "x", "large": strings.Repeat(" ", maxLinux+1),
+			"garbage": `{`, "plain": "x", "foreign": "PE", "large": `{"kernel":"k"}` + strings.Repeat(" ", maxLinux),
 		},
 		custom: map[string]string{
 			"uki": custom("uki", `,"cmdline":"quiet"`), "linux": custom("linux", ""), "broken": custom("linux", ""),
+			"foreign": strings.Replace(custom("uki", ""), "amd64", "riscv64", 1),
 			"garbage": custom("linux", ""), "large": custom("linux", ""),
 			"oci": custom("oci", `,"oci":{"repository":"r.example/os","digest":"`+digest+`"}`),
 		}}
@@ -183,15 +191,20 @@ func TestLoad(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	f := newFake(t)
-	for name, want := range map[string]error{
-		"nothing": tuf.ErrNoTarget, "plain": ErrInvalid, "garbage": ErrInvalid, "large": ErrInvalid, "broken": tuf.ErrNoTarget,
+	for name, want := range map[string]struct {
+		err     error
+		message string
+	}{
+		"nothing": {tuf.ErrNoTarget, ""},
+		"plain":   {ErrInvalid, "no member sealboot"},
+		"garbage": {ErrInvalid, "unexpected EOF"},
+		"large":   {ErrInvalid, "at most 65536"},
+		"broken":  {tuf.ErrNoTarget, ""},
+		"foreign": {ErrInvalid, "it is for riscv64, this is amd64"},
 	} {
-		if _, err := Load(t.Context(), f, name, "amd64"); !errors.Is(err, want) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := Load(t.Context(), f, name, "amd64"); !errors.Is(err, want.err) || !strings.Contains(err.Error(), want.message) {
+			t.Errorf("%s: %v, want %v with %q", name, err, want.err, want.message)
 		}
-	}
-	if _, err := Load(t.Context(), f, "uki", "riscv64"); !errors.Is(err, ErrInvalid) {
-		t.Errorf("another architecture: %v", err)
 	}
 	for _, file := range f.open {
 		if _, err := file.Stat(); err == nil {

@@ -73,6 +73,39 @@ func TestLoadIsBounded(t *testing.T) {
 	}
 }
 
+// TestFailures: what else goes wrong than a name that is there, or not there, is told.
+func TestFailures(t *testing.T) {
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "full", "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Dir{root}).Create("full"); !errors.Is(err, unix.ENOTEMPTY) {
+		t.Errorf("a file in the place of a folder: %v", err)
+	}
+	if err := root.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Dir{root}).Mkdir("new"); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("a folder in one that is closed: %v", err)
+	}
+	disk := newPowerFS()
+	disk.left = 1 // create, but not write
+	if err := New(stuck{disk}).Save("root", []byte("x")); !errors.Is(err, errPower) || !errors.Is(err, errStuck) {
+		t.Errorf("half a file that cannot be removed: %v", err)
+	}
+}
+
+var errStuck = errors.New("it cannot be removed")
+
+// stuck is a file system whose files cannot be removed.
+type stuck struct{ *powerFS }
+
+func (stuck) Remove(string) error { return errStuck }
+
 // TestPipes has a folder in which every file is a named pipe, with nobody at its other end: nothing waits for one, and
 // saving replaces them.
 func TestPipes(t *testing.T) {
