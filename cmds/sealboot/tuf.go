@@ -77,6 +77,21 @@ func (s *tufSigner) apply(cmd *cobra.Command, dir string, changes ...repo.Change
 	})
 }
 
+// changing completes a command on a repository, its first argument: it makes
+// the changes that the arguments and flags ask for.
+func changing(cmd *cobra.Command, changes func(args []string) ([]repo.Change, error)) *cobra.Command {
+	var signer tufSigner
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := changes(args)
+		if err != nil {
+			return err
+		}
+		return signer.apply(cmd, args[0], c...)
+	}
+	signer.flag(cmd)
+	return cmd
+}
+
 func inRepo(ctx context.Context, dir string, f func(*repo.Repo) error) error {
 	r, err := repo.Open(ctx, dir)
 	if err != nil {
@@ -117,6 +132,16 @@ func publicKeys(files []string) ([]crypto.PublicKey, error) {
 		pubs = append(pubs, pub)
 	}
 	return pubs, nil
+}
+
+// addKeys trusts the keys in the files with a role.
+func addKeys(role string, files []string) ([]repo.Change, error) {
+	pubs, err := publicKeys(files)
+	var changes []repo.Change
+	for _, pub := range pubs {
+		changes = append(changes, repo.AddKey(role, pub))
+	}
+	return changes, err
 }
 
 func newTUFInitCmd() *cobra.Command {
@@ -175,16 +200,14 @@ func initChanges(trust, thresholds, lifetimes []string, generate string, signer 
 			files[role] = []string{file}
 			signer.files = append(signer.files, file)
 		}
-		pubs, err := publicKeys(files[role])
+		added, err := addKeys(role, files[role])
 		if err != nil {
 			return nil, err
 		}
-		if len(pubs) == 0 {
+		if len(added) == 0 {
 			return nil, fmt.Errorf("role %s has no key: give one with --trust, or --generate", role)
 		}
-		for _, pub := range pubs {
-			changes = append(changes, repo.AddKey(role, pub))
-		}
+		changes = append(changes, added...)
 	}
 	for _, t := range thresholds {
 		role, value, err := assignment(t)
@@ -229,90 +252,65 @@ func days(s string) (time.Duration, error) {
 }
 
 func newTUFAddKeyCmd() *cobra.Command {
-	var signer tufSigner
 	var threshold int
-	cmd := &cobra.Command{
+	cmd := changing(&cobra.Command{
 		Use:     "add-key REPOSITORY ROLE KEYFILE...",
 		Short:   "Trust more keys with a role",
 		Example: `  sealboot tuf add-key repo root bob.pub carol.pub --threshold 2 --key root.pem`,
 		Args:    cobra.MinimumNArgs(3),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			pubs, err := publicKeys(args[2:])
-			if err != nil {
-				return err
-			}
-			var changes []repo.Change
-			for _, pub := range pubs {
-				changes = append(changes, repo.AddKey(args[1], pub))
-			}
-			if threshold > 0 {
-				changes = append(changes, repo.SetThreshold(args[1], threshold))
-			}
-			return signer.apply(cmd, args[0], changes...)
-		},
-	}
-	signer.flag(cmd)
+	}, func(args []string) ([]repo.Change, error) {
+		changes, err := addKeys(args[1], args[2:])
+		if threshold > 0 {
+			changes = append(changes, repo.SetThreshold(args[1], threshold))
+		}
+		return changes, err
+	})
 	cmd.Flags().IntVar(&threshold, "threshold", 0, "so many keys must sign from now on; 0 leaves it as it is")
 	return cmd
 }
 
 func newTUFRotateCmd() *cobra.Command {
-	var signer tufSigner
 	var old, fresh []string
-	cmd := &cobra.Command{
+	cmd := changing(&cobra.Command{
 		Use:   "rotate REPOSITORY ROLE",
 		Short: "Replace keys of a role",
 		Long: `Replace keys of a role. What the old keys had signed is signed anew, so give the
 new private keys too. An old key is a key file or an identifier.`,
 		Example: `  sealboot tuf rotate repo timestamp --old timestamp.pem --new timestamp-2.pem --key root.pem --key timestamp-2.pem`,
 		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(old)+len(fresh) == 0 {
-				return errors.New("nothing to replace: give --old, --new or both")
+	}, func(args []string) ([]repo.Change, error) {
+		if len(old)+len(fresh) == 0 {
+			return nil, errors.New("nothing to replace: give --old, --new or both")
+		}
+		var changes []repo.Change
+		for _, o := range old {
+			if _, pub, err := repo.ReadKey(o); err == nil {
+				changes = append(changes, repo.RemovePublicKey(args[1], pub))
+			} else {
+				changes = append(changes, repo.RemoveKey(args[1], o))
 			}
-			var changes []repo.Change
-			for _, o := range old {
-				if _, pub, err := repo.ReadKey(o); err == nil {
-					changes = append(changes, repo.RemovePublicKey(args[1], pub))
-				} else {
-					changes = append(changes, repo.RemoveKey(args[1], o))
-				}
-			}
-			pubs, err := publicKeys(fresh)
-			if err != nil {
-				return err
-			}
-			for _, pub := range pubs {
-				changes = append(changes, repo.AddKey(args[1], pub))
-			}
-			return signer.apply(cmd, args[0], changes...)
-		},
-	}
-	signer.flag(cmd)
+		}
+		added, err := addKeys(args[1], fresh)
+		return append(changes, added...), err
+	})
 	cmd.Flags().StringArrayVar(&old, "old", nil, "take this key away; may be repeated")
 	cmd.Flags().StringArrayVar(&fresh, "new", nil, "trust the key in this file; may be repeated")
 	return cmd
 }
 
 func newTUFDelegateCmd() *cobra.Command {
-	var signer tufSigner
 	var d repo.Delegation
 	var trust []string
-	cmd := &cobra.Command{
+	cmd := changing(&cobra.Command{
 		Use:     "delegate REPOSITORY ROLE",
 		Short:   "Let other keys publish targets of some names",
 		Example: `  sealboot tuf delegate repo shops --path 'shops/*' --trust shops.pub --key targets.pem --key snapshot.pem --key timestamp.pem`,
 		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			pubs, err := publicKeys(trust)
-			if err != nil {
-				return err
-			}
-			d.Name, d.Keys = args[1], pubs
-			return signer.apply(cmd, args[0], repo.Delegate(d))
-		},
-	}
-	signer.flag(cmd)
+	}, func(args []string) ([]repo.Change, error) {
+		pubs, err := publicKeys(trust)
+		d.Name, d.Keys = args[1], pubs
+		return []repo.Change{repo.Delegate(d)}, err
+	})
 	f := cmd.Flags()
 	f.StringVar(&d.Delegator, "delegator", tuf.RoleTargets, "the role that delegates")
 	f.StringArrayVar(&d.Paths, "path", nil, "names that the role may list, as a glob pattern; may be repeated")
@@ -324,8 +322,7 @@ func newTUFDelegateCmd() *cobra.Command {
 }
 
 func newTUFConsistentCmd() *cobra.Command {
-	var signer tufSigner
-	cmd := &cobra.Command{
+	return changing(&cobra.Command{
 		Use:   "consistent REPOSITORY",
 		Short: "Give a repository of the plain layout consistent snapshots",
 		Long: `Give a repository of the plain layout, which another tool has made, consistent
@@ -334,12 +331,7 @@ from then on, so that a target can change its content in one step. Devices follo
 by the new root.`,
 		Example: `  sealboot tuf consistent repo --key root.pem`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return signer.apply(cmd, args[0], repo.Consistent())
-		},
-	}
-	signer.flag(cmd)
-	return cmd
+	}, func([]string) ([]repo.Change, error) { return []repo.Change{repo.Consistent()}, nil })
 }
 
 func newTUFKeyIDCmd() *cobra.Command {

@@ -145,31 +145,24 @@ func (i *tufImage) content() ([]byte, error) {
 }
 
 func newTUFRemoveCmd() *cobra.Command {
-	var signer tufSigner
 	var role string
-	cmd := &cobra.Command{
+	cmd := changing(&cobra.Command{
 		Use:   "remove REPOSITORY NAME",
 		Short: "Stop publishing a target",
 		Args:  cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return signer.apply(cmd, args[0], repo.RemoveTarget(role, args[1]))
-		},
-	}
-	signer.flag(cmd)
+	}, func(args []string) ([]repo.Change, error) {
+		return []repo.Change{repo.RemoveTarget(role, args[1])}, nil
+	})
 	cmd.Flags().StringVar(&role, "role", tuf.RoleTargets, "the role that lists the target")
 	return cmd
 }
 
 func newTUFSignCmd() *cobra.Command {
-	var signer tufSigner
-	cmd := &cobra.Command{
+	return changing(&cobra.Command{
 		Use:   "sign REPOSITORY",
 		Short: "Add signatures to the draft, and publish it when it has enough",
 		Args:  cobra.ExactArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return signer.apply(cmd, args[0]) },
-	}
-	signer.flag(cmd)
-	return cmd
+	}, func([]string) ([]repo.Change, error) { return nil, nil })
 }
 
 func newTUFDiscardCmd() *cobra.Command {
