@@ -58,6 +58,9 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	if errors.Is(err, store.ErrClaimed) {
 		return nil, refuse(http.StatusConflict, wire.CodeReplayed, "this challenge was answered before; ask for a new one", err)
 	}
+	if errors.Is(err, store.ErrNotEnrolled) {
+		return nil, refuse(http.StatusForbidden, wire.CodeDevice, "this device was quarantined meanwhile", err)
+	}
 	if err != nil {
 		return nil, err
 	}

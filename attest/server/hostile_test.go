@@ -16,7 +16,9 @@ import (
 
 	"github.com/sealboot/sealboot/attest/agent/api"
 	"github.com/sealboot/sealboot/attest/ca"
+	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/store"
+	"github.com/sealboot/sealboot/attest/verify"
 	"github.com/sealboot/sealboot/attest/wire"
 )
 
@@ -135,6 +137,44 @@ func TestQuarantinedAgentIsRefused(t *testing.T) {
 	}
 	if err := a.Once(t.Context()); err == nil || !strings.Contains(err.Error(), "quarantined") {
 		t.Errorf("Once: %v", err)
+	}
+}
+
+// TestQuarantinedWhileJudged quarantines a device after attestd has looked it up and before it has decided: what an
+// operator has done counts from then on, and nothing is released or claimed.
+func TestQuarantinedWhileJudged(t *testing.T) {
+	l := newLab(t)
+	m := l.machine(1)
+	id := l.enrol(m)
+	set := func(st store.State) {
+		if err := l.store.SetState(t.Context(), id, st, store.Event{Kind: "state"}); err != nil {
+			t.Error(err)
+		}
+	}
+	quarantine := true
+	l.server.appraisers.parse = func(docs []store.Document) (appraiseFunc, error) {
+		appraise, err := admitAll(docs)
+		return func(v *verify.Verified, d policy.Device) finding {
+			if quarantine {
+				set(store.Quarantined)
+			}
+			return appraise(v, d)
+		}, err
+	}
+	l.server.appraisers.current = nil
+	logs := m.measure(t, "good")
+	if _, err := m.Boot(t.Context(), logs); !denied(err, wire.CodeDevice) {
+		t.Errorf("Boot: %v, want a denial for the device", err)
+	}
+	for _, e := range l.events() {
+		if e.Kind == "decision" {
+			t.Errorf("after the quarantine: %+v", e)
+		}
+	}
+	quarantine = false
+	set(store.Enrolled)
+	if _, err := m.Boot(t.Context(), logs); err != nil {
+		t.Errorf("Boot, after the device was let in again: %v", err)
 	}
 }
 

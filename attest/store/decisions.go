@@ -39,7 +39,8 @@ type Effects struct {
 const keepDecision = 10 * time.Minute
 
 // Decide claims the challenge and writes the audit record in one transaction. Only after it returned
-// nil may an answer leave the server. It returns [ErrClaimed] when the challenge was used before.
+// nil may an answer leave the server. It returns [ErrClaimed] when the challenge was used before, and [ErrNotEnrolled],
+// having written nothing, when a device would be let in that somebody has quarantined since it was looked up.
 func (s *Store) Decide(ctx context.Context, d Decision) error {
 	if d.Cookie == "" || d.ID == "" || (d.Ack != "" && !d.Allow) {
 		return errors.New("store: a decision needs a cookie and an id, and a denial is never acknowledged")
@@ -65,8 +66,23 @@ func (s *Store) Decide(ctx context.Context, d Decision) error {
 				return err
 			}
 		}
+		if d.Allow {
+			if err := stillEnrolled(ctx, tx, d.Device); err != nil {
+				return fmt.Errorf("decide %s: %w", d.ID, err)
+			}
+		}
 		return s.append(ctx, tx, d.Event)
 	})
+}
+
+// stillEnrolled reads the state of a device whose row this transaction has locked by writing to it.
+func stillEnrolled(ctx context.Context, tx *sql.Tx, device string) error {
+	var state State
+	err := tx.QueryRowContext(ctx, "SELECT state FROM devices WHERE id = $1", device).Scan(&state)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && state != Enrolled {
+		return ErrNotEnrolled
+	}
+	return err
 }
 
 // Confirm commits the effects of a decision whose acknowledgement hashes to ack: the device has proven

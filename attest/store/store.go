@@ -37,6 +37,8 @@ var (
 	// ErrClaimed says that the challenge was answered before: by this server, before a
 	// restart, or by another replica.
 	ErrClaimed = errors.New("challenge was already used")
+	// ErrNotEnrolled says that a device was not, or is no longer, let in.
+	ErrNotEnrolled = errors.New("device is not enrolled")
 	// ErrAck says that an acknowledgement does not belong to the decision it names.
 	ErrAck = errors.New("acknowledgement does not match the decision")
 )
