@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -162,7 +161,7 @@ func addFile(tw *tar.Writer, name, file string) (err error) {
 	if err != nil {
 		return err
 	}
-	if !st.Mode().IsRegular() || strings.HasPrefix(name, "/") {
+	if !st.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a plain file", file)
 	}
 	h := &tar.Header{Name: name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}

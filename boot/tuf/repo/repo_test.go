@@ -250,29 +250,6 @@ func TestRotationSignsWhatHangsOnTheKey(t *testing.T) {
 	f.wantVersions(start, map[string]int64{"root": 2, "timestamp": 2, "snapshot": 2, "targets": 1})
 }
 
-func TestImpossibleChanges(t *testing.T) {
-	f := newFixture(t)
-	pub := f.keys["root"].Public()
-	for name, change := range map[string]repo.Change{
-		"key of no role":     repo.AddKey("nobody", pub),
-		"key twice":          repo.AddKey("root", pub),
-		"unknown key":        repo.RemoveKey("root", "00"),
-		"target outside":     repo.AddTarget(repo.Target{Name: "../x", File: f.file("")}),
-		"absolute target":    repo.AddTarget(repo.Target{Name: "/x", File: f.file("")}),
-		"target in root":     repo.AddTarget(repo.Target{Role: "root", Name: "x", File: f.file("")}),
-		"no such target":     repo.RemoveTarget("targets", "x"),
-		"delegation to root": repo.Delegate(repo.Delegation{Name: "root", Paths: []string{"*"}, Keys: []crypto.PublicKey{pub}}),
-		"delegation, no key": repo.Delegate(repo.Delegation{Name: "x", Paths: []string{"*"}}),
-		"short life":         repo.SetLifetime("timestamp", time.Minute),
-		"refresh of nothing": repo.Refresh("nobody"),
-	} {
-		if _, err := f.apply(start, f.all(), change); !errors.Is(err, repo.ErrChange) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
-}
-
 func TestConcurrentPublishersTakeTurns(t *testing.T) {
 	f := newFixture(t)
 	const n = 8
