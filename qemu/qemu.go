@@ -136,8 +136,12 @@ func (c *Config) check() error {
 		if p == "" {
 			continue
 		}
-		if _, err := os.Stat(p); err != nil {
+		info, err := os.Stat(p)
+		if err != nil {
 			return fmt.Errorf("%w: %w", ErrConfig, err)
+		}
+		if info.IsDir() && p != c.TPM {
+			return fmt.Errorf("%w: %s is a directory", ErrConfig, p)
 		}
 		if strings.Contains(p, ",") {
 			return fmt.Errorf("%w: QEMU cannot take the comma in %q", ErrConfig, p)

@@ -60,10 +60,11 @@ func CreateTPM(ctx context.Context, dir string, o TPMOptions) error {
 	}
 	cmd := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", dir, "--config", config,
 		"--create-ek-cert", "--lock-nvram", "--pcr-banks", cmp.Or(o.Banks, "sha256"), "--not-overwrite")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var diag bytes.Buffer
+	cmd.Stderr = &diag
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("qemu: making a TPM in %s (packages swtpm and swtpm-tools): %w: %s", dir, err, lastLine(out.String()))
+		why := strings.ReplaceAll(strings.TrimSpace(diag.String()), "\n", "; ")
+		return fmt.Errorf("qemu: making a TPM in %s (packages swtpm and swtpm-tools): %w: %s", dir, err, why)
 	}
 	return nil
 }

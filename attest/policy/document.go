@@ -75,7 +75,8 @@ func Parse(raw []byte) (Document, error) {
 		return nil, fmt.Errorf("%w: %d bytes, limit %d", ErrFormat, len(raw), MaxSize)
 	}
 	var h struct {
-		Kind Kind `json:"kind"`
+		Kind   Kind            `json:"kind"`
+		Signed json.RawMessage `json:"document"`
 	}
 	if err := json.Unmarshal(raw, &h); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
@@ -91,6 +92,9 @@ func Parse(raw []byte) (Document, error) {
 	case KindRules:
 		d = new(Rules)
 	default:
+		if h.Signed != nil {
+			return nil, fmt.Errorf("%w: it is signed; say by whom with --signed-by FILE", ErrFormat)
+		}
 		return nil, fmt.Errorf("%w: kind is %q, want image, loader, profile or rules", ErrFormat, h.Kind)
 	}
 	if err := strict.Decode(raw, d); err != nil {
@@ -160,7 +164,7 @@ func Open(key *ecdsa.PublicKey, raw []byte) (Document, error) {
 	}
 	var e envelope
 	if err := strict.Decode(raw, &e); err != nil {
-		return nil, fmt.Errorf("%w: envelope: %w", ErrFormat, err)
+		return nil, fmt.Errorf("%w: not one that \"sealboot policy sign\" has signed: %w", ErrFormat, err)
 	}
 	if !ecdsa.VerifyASN1(key, signedDigest(e.Document), e.Signature) {
 		return nil, ErrSignature

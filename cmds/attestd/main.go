@@ -5,74 +5,63 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/attest/server"
 	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
-const usage = `attestd serve --dir DIR [--listen ADDR] [--admin ADDR] [--evidence DIR]
+func main() { cli.Main(newRootCmd()) }
 
-Serves one site, made with: sealboot site init --dir DIR --name NAME --url https://HOST:PORT
-
-  --dir DIR      the site's directory
-  --listen ADDR  for devices, TLS (default :8443)
-  --admin ADDR   status page, metrics and audit export, without TLS or passwords; a loopback
-                 address, put a proxy in front of it; "" for none (default 127.0.0.1:8480)
-  --evidence DIR keep the last evidence of each device here, for auditors
-  --verbose      log every refused connection too
-`
-
-// Exit codes.
-const (
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
-
-func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 || args[0] == "-h" || args[0] == "--help" || args[0] == "help" {
-		fmt.Fprint(stdout, usage)
-		return 0
+func newRootCmd() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "attestd",
+		Short: "The attestation server of a site",
+		Long: `The attestation server of a site: it judges what devices booted, and releases the
+site's secrets to those that booted what they should have.`,
 	}
-	if args[0] != "serve" {
-		fmt.Fprintf(stderr, "attestd: unknown command %q\n\n%s", args[0], usage)
-		return exitUsage
-	}
-	flags := flag.NewFlagSet("attestd serve", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	root.AddCommand(newServeCmd())
+	return root
+}
+
+func newServeCmd() *cobra.Command {
 	var o options
-	flags.StringVar(&o.dir, "dir", "", "")
-	flags.StringVar(&o.listen, "listen", ":8443", "")
-	flags.StringVar(&o.admin, "admin", "127.0.0.1:8480", "")
-	flags.StringVar(&o.evidence, "evidence", "", "")
-	flags.BoolVar(&o.verbose, "verbose", false, "")
-	if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return exitUsage
+	cmd := &cobra.Command{
+		Use:   "serve --dir DIR",
+		Short: "Serve one site",
+		Long: `Serve one site, made with: sealboot site init --dir DIR --name NAME --url https://HOST:PORT
+
+The status page, metrics and audit export have neither TLS nor passwords: they are on a loopback address, and a
+proxy that asks who is there goes in front of it.`,
+		Example: `  attestd serve --dir /var/lib/attestd --listen :8443`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), o, cmd.ErrOrStderr())
+		},
 	}
-	if o.dir == "" || flags.NArg() > 0 {
-		fmt.Fprint(stderr, "attestd: --dir is required, and nothing but flags\n\n"+usage)
-		return exitUsage
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", "", "the site's directory")
+	f.StringVar(&o.listen, "listen", ":8443", "address for devices, TLS")
+	f.StringVar(&o.admin, "admin", "127.0.0.1:8480", "loopback address for the status page, metrics and audit export; \"\" for none")
+	f.StringVar(&o.evidence, "evidence", "", "directory to keep the last evidence of each device in, for auditors")
+	f.BoolVar(&o.verbose, "verbose", false, "log every refused connection too")
+	for _, name := range []string{"dir", "evidence"} {
+		if err := cmd.MarkFlagDirname(name); err != nil {
+			panic(err) // no such flag: a mistake in this program
+		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := serve(ctx, o, stderr); err != nil {
-		fmt.Fprintf(stderr, "attestd: %v\n", err)
-		return exitFailed
+	if err := cmd.MarkFlagRequired("dir"); err != nil {
+		panic(err)
 	}
-	return 0
+	return cmd
 }
 
 type options struct {

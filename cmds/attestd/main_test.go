@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
 func TestUsage(t *testing.T) {
@@ -18,15 +19,19 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		"help":          {[]string{"--help"}, 0, "attestd serve --dir DIR"},
-		"unknown":       {[]string{"x"}, exitUsage, `unknown command "x"`},
-		"no directory":  {[]string{"serve"}, exitUsage, "--dir is required"},
-		"unknown flag":  {[]string{"serve", "--nope"}, exitUsage, "nope"},
-		"missing site":  {[]string{"serve", "--dir", "/nonexistent"}, exitFailed, "sealboot site init"},
-		"trailing text": {[]string{"serve", "--dir", "x", "y"}, exitUsage, "nothing but flags"},
+		"nothing":       {nil, 0, "attestd [command]"},
+		"help":          {[]string{"serve", "--help"}, 0, "attestd serve --dir DIR"},
+		"unknown":       {[]string{"serv"}, cli.Usage, "Did you mean this?\n\tserve"},
+		"no directory":  {[]string{"serve"}, cli.Usage, "usage: attestd serve --dir DIR"},
+		"unknown flag":  {[]string{"serve", "--nope"}, cli.Usage, "nope"},
+		"missing site":  {[]string{"serve", "--dir", "/nonexistent"}, cli.Failed, "sealboot site init"},
+		"trailing text": {[]string{"serve", "--dir", "x", "y"}, cli.Usage, "More: attestd serve --help"},
 	} {
 		var out bytes.Buffer
-		if code := run(c.args, &out, &out); code != c.code || !strings.Contains(out.String(), c.want) {
+		root := newRootCmd()
+		root.SetArgs(c.args)
+		root.SetOut(&out)
+		if code := cli.Run(t.Context(), root, &out); code != c.code || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%s: exit %d, %q; want %d and %q", name, code, out.String(), c.code, c.want)
 		}
 	}

@@ -44,12 +44,9 @@ sources, tools and site config give the same bytes.`,
 			if err := requireSource(source); err != nil {
 				return err
 			}
-			siteJSON, err := os.ReadFile(site)
+			siteJSON, _, err := readSite(site)
 			if err != nil {
-				return fmt.Errorf("site config (make one with \"sealboot site config\"): %w", err)
-			}
-			if _, err := config.ParseSite(siteJSON); err != nil {
-				return fmt.Errorf("site config %s: %w", site, err)
+				return err
 			}
 			options := board.Options{
 				Initramfs: initramfs.Loader(source, siteJSON),
@@ -74,6 +71,17 @@ sources, tools and site config give the same bytes.`,
 	f.BoolVarP(&verbose, "verbose", "v", false, "show the output of the compilers")
 	oneOf(cmd, "board", boardNames()...)
 	return cmd
+}
+
+// readSite reads a site config and checks it as a loader will.
+func readSite(file string) (raw []byte, site *config.Site, err error) {
+	if raw, err = os.ReadFile(file); err != nil {
+		return nil, nil, fmt.Errorf("site config (make one with \"sealboot site config\"): %w", err)
+	}
+	if site, err = config.ParseSite(raw); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return raw, site, nil
 }
 
 func boardNames() []string {

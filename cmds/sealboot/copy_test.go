@@ -12,6 +12,8 @@ import (
 
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
+
+	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
 // TestCopy publishes to a registry that wants a password, from Docker's
@@ -59,7 +61,7 @@ func TestCopy(t *testing.T) {
 		{"copy", archive, addr + "/copy:3", "--to-plain-http", "--to-authfile", wrong},
 	} {
 		code, _, diag := sealboot(args...)
-		if code != exitFailed || strings.Contains(diag, "sesame") {
+		if code != cli.Failed || strings.Contains(diag, "sesame") {
 			t.Errorf("sealboot %q: exit code %d\n%s", args, code, diag)
 		}
 	}

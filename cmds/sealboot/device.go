@@ -133,7 +133,7 @@ func find(ctx context.Context, db *store.Store, name string) (store.Device, erro
 	case 1:
 		return db.Device(ctx, found[0])
 	}
-	return d, fmt.Errorf("%d devices match %q: give the whole ID", len(found), name)
+	return d, fmt.Errorf("%d devices match %q: give the ID of one, longer if need be: %s", len(found), name, strings.Join(found, ", "))
 }
 
 func newDeviceShowCmd(dir *string) *cobra.Command {

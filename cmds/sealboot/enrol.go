@@ -174,7 +174,11 @@ func enrolOne(ctx context.Context, out io.Writer, db *store.Store, src enrol.Sou
 	if err != nil {
 		return err
 	}
-	if err := db.Enrol(ctx, d, store.Event{Kind: "enrol", Actor: actor(), Detail: map[string]string{"tier": d.Tier, "label": d.Label}}); err != nil {
+	err = db.Enrol(ctx, d, store.Event{Kind: "enrol", Actor: actor(), Detail: map[string]string{"tier": d.Tier, "label": d.Label}})
+	if errors.Is(err, store.ErrExists) {
+		return fmt.Errorf("%w; \"sealboot device show\" tells what is known of it", err)
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%s enrolled by %s %s\n", d.ID, d.Tier, d.Label)
@@ -189,18 +193,25 @@ func enrolBatch(ctx context.Context, out io.Writer, db *store.Store, file string
 	}
 	defer f.Close()
 	var failed error
+	devices := 0
 	lines := bufio.NewScanner(f)
 	for n := 1; lines.Scan(); n++ {
 		hash, label, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
 		if hash == "" || strings.HasPrefix(hash, "#") {
 			continue
 		}
+		devices++
 		src.Hashes, src.Label = []string{hash}, strings.TrimSpace(label)
 		if err := enrolOne(ctx, out, db, src); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s line %d: %w", file, n, err))
 		}
 	}
-	return errors.Join(failed, lines.Err())
+	if err := lines.Err(); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("read %s: %w", file, err))
+	} else if devices == 0 {
+		failed = fmt.Errorf("%s names no device: want lines of HASH LABEL", file)
+	}
+	return failed
 }
 
 func newDeviceTokenCmd(dir *string) *cobra.Command {
@@ -215,6 +226,9 @@ that trusts TPM makers, a machine also needs a TPM with a certificate of one.`,
 		Example: `  sealboot device token --dir DIR spring --uses 50 > join.token`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "" || uses < 1 || life <= 0 {
+				return errors.New("nobody could use that token: want a name, --uses of at least 1, and a --life such as 24h")
+			}
 			raw := make([]byte, 24)
 			if _, err := rand.Read(raw); err != nil {
 				return err
@@ -223,6 +237,9 @@ that trusts TPM makers, a machine also needs a TPM with a certificate of one.`,
 			err := withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
 				return db.AddToken(ctx, t, store.Event{Kind: "token", Actor: actor(), Detail: map[string]string{"name": t.Name, "uses": fmt.Sprint(uses)}})
 			})
+			if errors.Is(err, store.ErrExists) {
+				return fmt.Errorf("%w; give the new one another name", err)
+			}
 			if err != nil {
 				return err
 			}

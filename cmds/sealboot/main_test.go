@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
 // sealboot runs a command line.
@@ -21,7 +22,7 @@ func sealboot(args ...string) (code int, stdout, stderr string) {
 	root.SetArgs(args)
 	root.SetOut(&out)
 	root.SetErr(&diag)
-	code = run(context.Background(), root, &diag)
+	code = cli.Run(context.Background(), root, &diag)
 	return code, out.String(), diag.String()
 }
 
@@ -40,21 +41,29 @@ func TestWrongUse(t *testing.T) {
 		code int
 		says string
 	}{
-		"bild":                               {exitUsage, "usage: sealboot COMMAND"},
-		"site intit":                         {exitUsage, "Did you mean this?\n\tinit\nusage: sealboot site COMMAND"},
-		"device token-list":                  {exitUsage, "usage: sealboot device COMMAND"},
-		"device":                             {exitUsage, "say what to do: allow, list"},
-		"publish":                            {exitUsage, "usage: sealboot publish LOCATION"},
-		"publish --frob":                     {exitUsage, "usage: sealboot publish LOCATION"},
-		"policy rules":                       {exitUsage, "More: sealboot policy rules --help"},
-		"enrol --dir x":                      {exitUsage, "--evidence FILE | --tpm ADDR"},
-		"vm run":                             {exitUsage, "boot kernel"},
-		"policy rules --root-of-trust steel": {exitFailed, "want one of hardware, locked, writable, virtual"},
-		"device list --dir x --state lost":   {exitFailed, "want one of enrolled, pending, quarantined"},
-		"device list --dir nowhere":          {exitFailed, "sealboot site init --dir nowhere"},
-		"lab run --tamper all":               {exitFailed, "[uki kernel"},
-		"build loader --source nowhere":      {exitFailed, "--source DIR"},
-		"tuf refresh nowhere":                {exitFailed, "sealboot tuf init nowhere"},
+		"bild":                                  {cli.Usage, "usage: sealboot COMMAND"},
+		"site intit":                            {cli.Usage, "Did you mean this?\n\tinit\nusage: sealboot site COMMAND"},
+		"device token-list":                     {cli.Usage, "usage: sealboot device COMMAND"},
+		"device":                                {cli.Usage, "say what to do: allow, list"},
+		"publish":                               {cli.Usage, "usage: sealboot publish LOCATION"},
+		"publish --frob":                        {cli.Usage, "usage: sealboot publish LOCATION"},
+		"policy rules":                          {cli.Usage, "More: sealboot policy rules --help"},
+		"enrol --dir x":                         {cli.Usage, "--evidence FILE | --tpm ADDR"},
+		"vm run":                                {cli.Usage, "boot kernel"},
+		"policy rules --root-of-trust steel":    {cli.Failed, "want one of hardware, locked, writable, virtual"},
+		"device list --dir x --state lost":      {cli.Failed, "want one of enrolled, pending, quarantined"},
+		"device list --dir nowhere":             {cli.Failed, "sealboot site init --dir nowhere"},
+		"lab run --tamper all":                  {cli.Failed, "[uki kernel"},
+		"build loader --source nowhere":         {cli.Failed, "--source DIR"},
+		"tuf refresh nowhere":                   {cli.Failed, "sealboot tuf init nowhere"},
+		"tuf bundle repo b.tar --lifetime 1w":   {cli.Failed, `--lifetime "1w": want a time such as 7d`},
+		"device token x --dir nowhere --uses 0": {cli.Failed, "--uses of at least 1"},
+		"device list --dir /dev/null":           {cli.Failed, "sealboot site init --dir /dev/null"},
+		"predict loader --site nowhere":         {cli.Failed, "sealboot site config"},
+		"predict loader --site /dev/null":       {cli.Failed, "/dev/null: site config: want JSON"},
+		"vm run --boot nowhere --rtc noon":      {cli.Failed, `--rtc "noon": want a time like`},
+		"predict profile --log /dev/null --name x --root-of-trust virtual": {cli.Failed, "neither the console of a machine"},
+		"site init --dir x --name a --url https://a --ek-roots /dev/null":  {cli.Failed, "--ek-hash-only"},
 	} {
 		code, _, stderr := sealboot(strings.Fields(line)...)
 		if code != want.code || !strings.Contains(stderr, want.says) {
@@ -137,10 +146,13 @@ func TestSiteConfig(t *testing.T) {
 		says  string
 	}{
 		"nothing to boot": {nil, "nothing to boot from"},
+		"a medium":        {[]string{"--media"}, ""},
+		"not a config":    {[]string{"--from", ca}, "--from " + ca + " is not a site config"},
 		"no CA":           {[]string{"--oci", "registry.example/os:1"}, "sources[0].ca"},
 		"no such CA":      {[]string{"--oci", "registry.example/os:1", "--registry-ca", "nowhere"}, "--registry-ca: open nowhere"},
 		"CA":              {[]string{"--oci", "registry.example/os:1", "--registry-ca", ca}, ""},
 		"no such token":   {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", "nowhere"}, "sealboot device token"},
+		"an empty token":  {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", os.DevNull}, "is empty"},
 		"no token":        {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", ca}, "attestd.joinToken"},
 		"a token":         {[]string{"--oci", "registry.example/os:1", "--plain-http", "--join-token", token}, ""},
 		"no TLS":          {[]string{"--oci", "registry.example/os:1", "--plain-http"}, ""},
@@ -150,7 +162,7 @@ func TestSiteConfig(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			code, out, stderr := sealboot(append(base, c.flags...)...)
 			if c.says != "" {
-				if code != exitFailed || !strings.Contains(stderr, c.says) {
+				if code != cli.Failed || !strings.Contains(stderr, c.says) {
 					t.Errorf("exit code %d; want %q in:\n%s", code, c.says, stderr)
 				}
 				return

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
 // TestSignedPolicy adds only what a reviewer has signed, with keys made by OpenSSL as the help says.
@@ -49,11 +51,12 @@ func TestSignedPolicy(t *testing.T) {
 	}{
 		{"not signed by this key", []string{"add", "--dir", site, "--signed-by", at("reviewer.pub"), at("changed.json")}},
 		{"not signed by this key", []string{"add", "--dir", site, "--signed-by", at("other.pub"), at("signed.json")}},
-		{"envelope", []string{"add", "--dir", site, "--signed-by", at("reviewer.pub"), at("rules.json")}},
+		{"sealboot policy sign", []string{"add", "--dir", site, "--signed-by", at("reviewer.pub"), at("rules.json")}},
+		{"--signed-by FILE", []string{"add", "--dir", site, at("signed.json")}},
 		{"public key", []string{"add", "--dir", site, "--signed-by", at("reviewer.key"), at("signed.json")}},
 		{"P-256", []string{"sign", "--key", at("p384.key"), at("rules.json")}},
 	} {
-		if code, _, stderr := sealboot(append([]string{"policy"}, c.args...)...); code != exitFailed || !strings.Contains(stderr, c.want) {
+		if code, _, stderr := sealboot(append([]string{"policy"}, c.args...)...); code != cli.Failed || !strings.Contains(stderr, c.want) {
 			t.Errorf("sealboot policy %s: exit code %d, %q; want %q", strings.Join(c.args, " "), code, stderr, c.want)
 		}
 	}

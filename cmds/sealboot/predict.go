@@ -41,11 +41,11 @@ func newPredictLoaderCmd() *cobra.Command {
 		Example: `  sealboot predict loader --uki loader/loader.efi --site site.json --name loader-1 -o loader-1.json`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			raw, err := config.ReadSite(sitePath)
+			raw, site, err := readSite(sitePath)
 			if err != nil {
 				return err
 			}
-			doc, err := predictLoader(name, ukiPath, raw)
+			doc, err := predictLoader(name, ukiPath, raw, site)
 			if err != nil {
 				return err
 			}
@@ -61,11 +61,7 @@ func newPredictLoaderCmd() *cobra.Command {
 }
 
 // predictLoader makes the reference of the loader in a UKI file.
-func predictLoader(name, path string, siteRaw []byte) (*policy.Loader, error) {
-	site, err := config.ParseSite(siteRaw)
-	if err != nil {
-		return nil, err
-	}
+func predictLoader(name, path string, siteRaw []byte, site *config.Site) (*policy.Loader, error) {
 	doc, err := predictUKI(name, path)
 	if err != nil {
 		return nil, err
@@ -134,19 +130,9 @@ Read the proposal before you add it: it is what you will trust.`,
 			if err := checkClass(root); err != nil {
 				return err
 			}
-			raw, err := os.ReadFile(logPath)
+			log, err := readFirmwareLog(logPath)
 			if err != nil {
 				return err
-			}
-			switch printed, err := armor.Find(raw); {
-			case err == nil:
-				raw = printed
-			case !errors.Is(err, armor.ErrNone): // else it is the log itself
-				return fmt.Errorf("%s: %w", logPath, err)
-			}
-			log, err := fwlog.Parse(raw)
-			if err != nil {
-				return fmt.Errorf("event log %s: %w", logPath, err)
 			}
 			recorder, err := predictUKI("recorder", ukiPath)
 			if err != nil {
@@ -168,6 +154,28 @@ Read the proposal before you add it: it is what you will trust.`,
 	require(cmd, "log", "name", "root-of-trust")
 	oneOf(cmd, "root-of-trust", policy.RootsOfTrust()...)
 	return cmd
+}
+
+// readFirmwareLog reads an event log, in binary or in what was captured of a recorder's console.
+func readFirmwareLog(path string) (*fwlog.Log, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("--log: %w", err)
+	}
+	printed, none := armor.Find(raw)
+	if none == nil {
+		raw = printed
+	} else if !errors.Is(none, armor.ErrNone) {
+		return nil, fmt.Errorf("%s: %w", path, none)
+	}
+	log, err := fwlog.Parse(raw)
+	if err != nil && none != nil {
+		return nil, fmt.Errorf("%s is neither the console of a machine that ran the recorder to its end nor an event log: %w", path, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("event log %s: %w", path, err)
+	}
+	return log, nil
 }
 
 // writeDocument writes a policy document to a file, or to standard output.

@@ -56,11 +56,7 @@ part of the command line is measured.`,
 }
 
 func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image, error) {
-	raw, err := config.ReadSite(o.site)
-	if err != nil {
-		return nil, err
-	}
-	site, err := config.ParseSite(raw)
+	raw, site, err := readSite(o.site)
 	if err != nil {
 		return nil, err
 	}

@@ -28,15 +28,23 @@ func newSiteCmd() *cobra.Command {
 const nextSteps = `Site %[1]s is in %[2]s. Next:
 
   attestd serve --dir %[2]s
-  sealboot device token --dir %[2]s first > join.token        devices may ask; or enrol them: sealboot enrol --help
+
+  # Devices may ask to be let in; or enrol them: sealboot enrol --help
+  sealboot device token --dir %[2]s first > join.token
+
+  # What the devices start
   sealboot site config --dir %[2]s --oci REGISTRY/IMAGE:TAG --registry-ca FILE --join-token join.token > site.json
-  sealboot build loader --site site.json                      what the devices start
-  sealboot predict profile --help                             what is good: each hardware model,
-  sealboot predict loader -o loader.json                      the loader,
+  sealboot build loader --site site.json
+
+  # What is good: each hardware model, the loader, the image, the rules
+  sealboot predict profile --help
+  sealboot predict loader -o loader.json
   sealboot predict image --name os-1 --image-version 1 -o os-1.json
   sealboot policy rules --root-of-trust CLASS -o rules.json
   sealboot policy add --dir %[2]s MODEL.json loader.json os-1.json rules.json
-  sealboot device list --dir %[2]s --state pending            devices that have started and wait
+
+  # Devices that have started and wait
+  sealboot device list --dir %[2]s --state pending
   sealboot device allow --dir %[2]s DEVICE
 `
 
@@ -62,12 +70,16 @@ site. Back it up as it is, kek.key apart from the rest.`,
 			if roots != "" {
 				var err error
 				if text, err = os.ReadFile(roots); err != nil {
-					return fmt.Errorf("read the TPM makers' certificates: %w", err)
+					return fmt.Errorf("--ek-roots: %w", err)
 				}
 			} else if !byHash {
 				return errors.New("say who vouches for TPMs: --ek-roots FILE with their makers' CA certificates, or --ek-hash-only")
 			}
-			if err := site.Init(dir, set, text, time.Now); err != nil {
+			err := site.Init(dir, set, text, time.Now)
+			if errors.Is(err, site.ErrNoAnchors) {
+				return fmt.Errorf("--ek-roots %s: want the CA certificates of TPM makers in PEM, found none; or vouch for TPMs yourself with --ek-hash-only", roots)
+			}
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), nextSteps, set.Name, dir)
@@ -138,7 +150,7 @@ is checked as the loader will check it.`,
 				d := json.NewDecoder(bytes.NewReader(text))
 				d.DisallowUnknownFields()
 				if err := d.Decode(c); err != nil {
-					return fmt.Errorf("%s: %w", from, err)
+					return fmt.Errorf("--from %s is not a site config: %w", from, err)
 				}
 			}
 			var ca []byte
@@ -150,11 +162,11 @@ is checked as the loader will check it.`,
 			for _, ref := range oci {
 				c.Sources = append(c.Sources, config.Source{Type: config.SourceOCI, Ref: ref, CA: string(ca), PlainHTTP: plainHTTP})
 			}
-			if len(c.Sources) == 0 {
-				return errors.New("nothing to boot from: give --oci REF, --media, or --from FILE with sources")
-			}
 			if media {
 				c.Sources = append(c.Sources, config.Source{Type: config.SourceMedia})
+			}
+			if len(c.Sources) == 0 {
+				return errors.New("nothing to boot from: give --oci REF, --media, or --from FILE with sources")
 			}
 			if cmdline != "" {
 				c.Cmdline = cmdline
@@ -169,7 +181,9 @@ is checked as the loader will check it.`,
 				if err != nil {
 					return fmt.Errorf("--join-token (make one with \"sealboot device token\"): %w", err)
 				}
-				c.Attestd.JoinToken = strings.TrimSpace(string(text))
+				if c.Attestd.JoinToken = strings.TrimSpace(string(text)); c.Attestd.JoinToken == "" {
+					return fmt.Errorf("--join-token %s is empty: make one with \"sealboot device token\"", joinToken)
+				}
 				// Nobody orders a floor for a machine that is not known, and without one it
 				// would never get as far as asking.
 				c.Floor = config.FloorOptional

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
 func TestSiteAudit(t *testing.T) {
@@ -30,7 +31,7 @@ func TestSiteAudit(t *testing.T) {
 		"has no head of":        {"--dir", dir, "--kept", kept, "--replica", "b"},
 		"there is none of":      {"--dir", dir, "--replica", "b"},
 	} {
-		if code, _, stderr := sealboot(append([]string{"site", "audit"}, args...)...); code != exitFailed || !strings.Contains(stderr, want) {
+		if code, _, stderr := sealboot(append([]string{"site", "audit"}, args...)...); code != cli.Failed || !strings.Contains(stderr, want) {
 			t.Errorf("site audit %s: exit code %d, %q; want %q", strings.Join(args, " "), code, stderr, want)
 		}
 	}

@@ -216,7 +216,7 @@ func initChanges(trust, thresholds, lifetimes []string, generate string, signer 
 		}
 		n, err := strconv.Atoi(value)
 		if err != nil {
-			return nil, fmt.Errorf("--threshold %s: %w", t, err)
+			return nil, fmt.Errorf("--threshold %s: want ROLE=N, a role and a number", t)
 		}
 		changes = append(changes, repo.SetThreshold(role, n))
 	}
@@ -227,7 +227,7 @@ func initChanges(trust, thresholds, lifetimes []string, generate string, signer 
 		}
 		d, err := days(value)
 		if err != nil {
-			return nil, fmt.Errorf("--lifetime %s: %w", l, err)
+			return nil, err
 		}
 		changes = append(changes, repo.SetLifetime(role, d))
 	}
@@ -242,13 +242,19 @@ func assignment(s string) (role, value string, err error) {
 	return role, value, nil
 }
 
-// days parses a duration that may be in days.
-func days(s string) (time.Duration, error) {
+// days parses a --lifetime, which may be in days.
+func days(s string) (d time.Duration, err error) {
 	if n, ok := strings.CutSuffix(s, "d"); ok {
-		v, err := strconv.ParseUint(n, 10, 16)
-		return time.Duration(v) * 24 * time.Hour, err
+		var v uint64
+		v, err = strconv.ParseUint(n, 10, 16)
+		d = time.Duration(v) * 24 * time.Hour
+	} else {
+		d, err = time.ParseDuration(s)
 	}
-	return time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("--lifetime %q: want a time such as 7d or 12h", s)
+	}
+	return d, nil
 }
 
 func newTUFAddKeyCmd() *cobra.Command {

@@ -26,7 +26,7 @@ elsewhere.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := days(lifetime)
 			if err != nil {
-				return fmt.Errorf("--lifetime: %w", err)
+				return err
 			}
 			keys, err := signer.keys()
 			if err != nil {

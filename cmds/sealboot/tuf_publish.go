@@ -220,7 +220,7 @@ func refreshChanges(roles []string, lifetime string) ([]repo.Change, error) {
 		if lifetime != "" {
 			d, err := days(lifetime)
 			if err != nil {
-				return nil, fmt.Errorf("--lifetime: %w", err)
+				return nil, err
 			}
 			change = repo.SetLifetime(role, d)
 		}

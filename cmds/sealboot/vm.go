@@ -38,7 +38,7 @@ func newVMRunCmd() *cobra.Command {
 		Long: `Run a virtual machine with UEFI firmware and an emulated TPM. What must survive
 a power cycle, the firmware's variables and the TPM's state, is kept in --dir.
 
-In the guest, 10.0.2.2 is this machine's loopback.`,
+In the guest, 10.0.2.2 is this machine's loopback. Ctrl-C pulls the plug.`,
 		Example: `  sealboot vm run --boot loader/loader.img --disk data.img --memory 3072
   sealboot vm run --boot loader/loader.img --rtc 1970-01-01T00:00:00Z`,
 		Args: cobra.NoArgs,
@@ -52,7 +52,7 @@ In the guest, 10.0.2.2 is this machine's loopback.`,
 			}
 			if rtc != "" {
 				if c.RTC, err = time.Parse(time.RFC3339, rtc); err != nil {
-					return fmt.Errorf("--rtc: %w; give a time like 2001-02-03T04:05:06Z", err)
+					return fmt.Errorf("--rtc %q: want a time like 2001-02-03T04:05:06Z", rtc)
 				}
 			}
 			if c.Accel, err = parseAccel(accel); err != nil {
@@ -96,7 +96,7 @@ func runVM(cmd *cobra.Command, c qemu.Config, timeout time.Duration) error {
 		return err
 	}
 	defer vm.Stop()
-	fmt.Fprintf(cmd.ErrOrStderr(), "sealboot: machine runs on %s; its console is also in %s\n", vm.Accel(), c.ConsoleLog())
+	fmt.Fprintf(cmd.ErrOrStderr(), "sealboot: machine runs on %s; Ctrl-C pulls its plug; its console is also in %s\n", vm.Accel(), c.ConsoleLog())
 	go copyInput(cmd, vm)
 	var expired <-chan time.Time
 	if timeout > 0 {

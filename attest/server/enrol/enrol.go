@@ -123,7 +123,7 @@ func publicID(raw []byte) (string, error) {
 		raw = raw[2:]
 	}
 	if _, _, err := keys.ParsePublic(raw); err != nil {
-		return "", fmt.Errorf("public area of the endorsement key: %w", err)
+		return "", fmt.Errorf("public area of the endorsement key: want TPM2B_PUBLIC or TPMT_PUBLIC in binary, as tpm2_readpublic writes it: %w", err)
 	}
 	return wire.KeyID(raw), nil
 }

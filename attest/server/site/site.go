@@ -29,6 +29,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 
 	"github.com/sealboot/sealboot/attest/ca"
@@ -214,8 +215,8 @@ func Load(dir string, now func() time.Time) (*Site, error) {
 
 func (s *Site) load(now func() time.Time) error {
 	text, err := os.ReadFile(s.path(fileSettings))
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: create a site with: sealboot site init --dir %s", err, s.Dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("%w; \"sealboot site init --dir %s\" makes a site", err, s.Dir)
 	}
 	if err != nil {
 		return err
@@ -318,5 +319,9 @@ func (s *Site) OpenStore(ctx context.Context, now func() time.Time) (*store.Stor
 	if dsn == "" {
 		dsn = s.path(fileStore)
 	}
-	return store.Open(ctx, store.Config{DSN: dsn, Replica: s.Replica, Signer: s.ServerKey, Now: now})
+	db, err := store.Open(ctx, store.Config{DSN: dsn, Replica: s.Replica, Signer: s.ServerKey, Now: now})
+	if err != nil { // without the DSN, which may hold a password
+		return nil, fmt.Errorf("open the store of the site in %s: %w", s.Dir, err)
+	}
+	return db, nil
 }

@@ -15,6 +15,8 @@ func TestHint(t *testing.T) {
 	}
 	withTLS := quiet(httptest.NewTLSServer(http.NotFoundHandler()))
 	without := quiet(httptest.NewServer(http.NotFoundHandler()))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
 	get := func(url string) error {
 		resp, err := http.Get(url)
 		if err == nil {
@@ -28,6 +30,7 @@ func TestHint(t *testing.T) {
 	}{
 		{get(withTLS.URL), "name its CA with --ca FILE"},
 		{get(strings.Replace(without.URL, "http:", "https:", 1)), "--plain-http"},
+		{get(gone.URL), "is the server running, and this its port?"},
 		{errors.New("else"), "else"},
 	} {
 		if got := Hint(c.err, "--ca", "--plain-http"); got == nil || !errors.Is(got, c.err) || !strings.HasSuffix(got.Error(), c.says) {
