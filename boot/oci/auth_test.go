@@ -1,17 +1,9 @@
 package oci_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -25,6 +17,7 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
 	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/oci/ocitest"
 )
 
 // open resolves the image at ref and reads its layer.
@@ -62,24 +55,12 @@ func host(s *httptest.Server) string {
 	return h
 }
 
-func dockerConfig(host, user, password string) []byte {
-	return fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
-}
-
 func TestBasicAuth(t *testing.T) {
 	layer := random(100)
-	reg := registryWith(t, layer)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if u, p, _ := r.BasicAuth(); u != "device" || p != "secret" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		reg.ServeHTTP(w, r)
-	}))
+	s := httptest.NewServer(ocitest.Locked(registryWith(t, layer), "device", "secret"))
 	defer s.Close()
 	for password, ok := range map[string]bool{"secret": true, "wrong": false} {
-		err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true, DockerConfig: dockerConfig(host(s), "device", password)}, layer)
+		err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true, DockerConfig: ocitest.DockerConfig(host(s), "device", password)}, layer)
 		if (err == nil) != ok {
 			t.Errorf("password %s: %v", password, err)
 		}
@@ -116,42 +97,16 @@ func TestToken(t *testing.T) {
 		}
 	}))
 	defer s.Close()
-	if err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true, DockerConfig: dockerConfig(host(s), "device", "secret")}, layer); err != nil {
+	if err := open(t, host(s)+"/os:v1", oci.Connection{PlainHTTP: true, DockerConfig: ocitest.DockerConfig(host(s), "device", "secret")}, layer); err != nil {
 		t.Error(err)
 	}
-}
-
-// certificate makes a certificate for 127.0.0.1 that signs itself.
-func certificate(t *testing.T, notBefore time.Time) (certPEM, keyPEM []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
-		NotBefore: notBefore, NotAfter: notBefore.Add(24 * time.Hour),
-		DNSNames: []string{"registry.test"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	template.IPAddresses = append(template.IPAddresses, []byte{127, 0, 0, 1})
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 }
 
 // TestTLS has a private CA, a client certificate, and a clock that is not the system's.
 func TestTLS(t *testing.T) {
 	layer := random(100)
 	then := time.Date(2035, 1, 1, 0, 0, 0, 0, time.UTC)
-	cert, key := certificate(t, then)
+	cert, key := ocitest.Certificate(t, then)
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +126,7 @@ func TestTLS(t *testing.T) {
 	for name, change := range map[string]func(*oci.Connection){
 		"system clock":          func(c *oci.Connection) { c.Now = nil },
 		"no client certificate": func(c *oci.Connection) { c.Cert, c.Key = nil, nil },
-		"another CA":            func(c *oci.Connection) { c.CA, _ = certificate(t, then) },
+		"another CA":            func(c *oci.Connection) { c.CA, _ = ocitest.Certificate(t, then) },
 	} {
 		conn := good
 		change(&conn)
@@ -207,7 +162,7 @@ func TestProxy(t *testing.T) {
 
 // TestDowngrade: a redirect from https to http is not followed.
 func TestDowngrade(t *testing.T) {
-	cert, key := certificate(t, time.Now().Add(-time.Hour))
+	cert, key := ocitest.Certificate(t, time.Now().Add(-time.Hour))
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)

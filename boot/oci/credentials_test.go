@@ -27,6 +27,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/oci/ocitest"
 )
 
 // files writes files to a directory of the test, and returns their paths.
@@ -50,22 +51,22 @@ func TestHtpasswd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key := certificate(t, time.Now().Add(-time.Hour))
+	cert, key := ocitest.Certificate(t, time.Now().Add(-time.Hour))
 	f := files(t, cert, key, fmt.Appendf(nil, "device:%s\n", hash))
 	addr := dockerRegistry(t,
 		fmt.Sprintf("  tls: {certificate: %s, key: %s, clientcas: [%s]}\n", f[0], f[1], f[0]),
 		fmt.Sprintf("auth: {htpasswd: {realm: test, path: %s}}\n", f[2]))
-	good := oci.Connection{CA: cert, Cert: cert, Key: key, DockerConfig: dockerConfig(addr, "device", "secret")}
+	good := oci.Connection{CA: cert, Cert: cert, Key: key, DockerConfig: ocitest.DockerConfig(addr, "device", "secret")}
 	layer := random(5 << 20)
 	pushImage(t, openRemote(t, addr+"/os/test:v1", good).Repository(), "v1", layer)
 	if err := open(t, addr+"/os/test:v1", good, layer); err != nil {
 		t.Fatal(err)
 	}
-	otherCert, otherKey := certificate(t, time.Now().Add(-time.Hour))
+	otherCert, otherKey := ocitest.Certificate(t, time.Now().Add(-time.Hour))
 	for name, change := range map[string]func(*oci.Connection){
-		"wrong password":             func(c *oci.Connection) { c.DockerConfig = dockerConfig(addr, "device", "secret2") },
-		"wrong user":                 func(c *oci.Connection) { c.DockerConfig = dockerConfig(addr, "devise", "secret") },
-		"another host's credentials": func(c *oci.Connection) { c.DockerConfig = dockerConfig("other.test", "device", "secret") },
+		"wrong password":             func(c *oci.Connection) { c.DockerConfig = ocitest.DockerConfig(addr, "device", "secret2") },
+		"wrong user":                 func(c *oci.Connection) { c.DockerConfig = ocitest.DockerConfig(addr, "devise", "secret") },
+		"another host's credentials": func(c *oci.Connection) { c.DockerConfig = ocitest.DockerConfig("other.test", "device", "secret") },
 		"anonymous":                  func(c *oci.Connection) { c.DockerConfig = nil },
 		"no client certificate":      func(c *oci.Connection) { c.Cert, c.Key = nil, nil },
 		"another client certificate": func(c *oci.Connection) { c.Cert, c.Key = otherCert, otherKey },
@@ -85,7 +86,7 @@ func TestHtpasswd(t *testing.T) {
 
 // TestDockerToken has Debian's docker-registry believe a token service, which wants a password.
 func TestDockerToken(t *testing.T) {
-	cert, keyPEM := certificate(t, time.Now().Add(-time.Hour))
+	cert, keyPEM := ocitest.Certificate(t, time.Now().Add(-time.Hour))
 	block, _ := pem.Decode(keyPEM)
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -102,13 +103,13 @@ func TestDockerToken(t *testing.T) {
 	defer service.Close()
 	f := files(t, cert)
 	addr := dockerRegistry(t, fmt.Sprintf("auth: {token: {realm: %q, service: registry, issuer: test, rootcertbundle: %s}}\n", service.URL+"/token", f[0]))
-	conn := oci.Connection{PlainHTTP: true, DockerConfig: dockerConfig(addr, "device", "secret")}
+	conn := oci.Connection{PlainHTTP: true, DockerConfig: ocitest.DockerConfig(addr, "device", "secret")}
 	layer := random(100)
 	pushImage(t, openRemote(t, addr+"/os/test:v1", conn).Repository(), "v1", layer)
 	if err := open(t, addr+"/os/test:v1", conn, layer); err != nil {
 		t.Error(err)
 	}
-	conn.DockerConfig = dockerConfig(addr, "device", "wrong")
+	conn.DockerConfig = ocitest.DockerConfig(addr, "device", "wrong")
 	if err := open(t, addr+"/os/test:v1", conn, layer); err == nil {
 		t.Error("opened with a wrong password")
 	}
@@ -206,7 +207,7 @@ func TestCredentialsStay(t *testing.T) {
 	} {
 		for _, secure := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, TLS %v", tt.name, secure), func(t *testing.T) {
-				cert, key := certificate(t, time.Now().Add(-time.Hour))
+				cert, key := ocitest.Certificate(t, time.Now().Add(-time.Hour))
 				pair, err := tls.X509KeyPair(cert, key)
 				if err != nil {
 					t.Fatal(err)
@@ -239,7 +240,7 @@ func TestCredentialsStay(t *testing.T) {
 						reg.ServeHTTP(w, r)
 					}
 				}), secure)
-				config := dockerConfig(host(s), "device", "secret")
+				config := ocitest.DockerConfig(host(s), "device", "secret")
 				if tt.token {
 					config = fmt.Appendf(nil, `{"auths":{%q:{"identitytoken":"secret"}}}`, host(s))
 				}
@@ -293,7 +294,7 @@ func tunnel(t *testing.T, seen *eavesdropper) *httptest.Server {
 
 // TestTunnel goes to a registry with TLS through a proxy, which sees nothing of it.
 func TestTunnel(t *testing.T) {
-	cert, key := certificate(t, time.Now().Add(-time.Hour))
+	cert, key := ocitest.Certificate(t, time.Now().Add(-time.Hour))
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -308,7 +309,7 @@ func TestTunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 		u.User = url.UserPassword(user, password)
-		return oci.Connection{CA: cert, Proxy: u, DockerConfig: dockerConfig(addr, "device", "secret")}
+		return oci.Connection{CA: cert, Proxy: u, DockerConfig: ocitest.DockerConfig(addr, "device", "secret")}
 	}
 	layer := random(100)
 	pushImage(t, openRemote(t, addr+"/os/test:v1", through("box", "hush")).Repository(), "v1", layer)

@@ -1,16 +1,8 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
-	"fmt"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +15,7 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
 	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/oci/ocitest"
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
@@ -30,44 +23,25 @@ import (
 // selfSigned makes a certificate for 127.0.0.1 and its key, both as files.
 func selfSigned(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	cert, key := ocitest.Certificate(t, time.Now().Add(-time.Hour))
+	return file(t, cert), file(t, key)
+}
+
+// file writes a file and returns its path.
+func file(t *testing.T, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for path, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: der}} {
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile
+	return path
 }
 
 // TestRegistryAuth has a registry with a private CA that wants a client certificate
 // and a password.
 func TestRegistryAuth(t *testing.T) {
 	registry := ociserver.New(ocimem.New(), nil)
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "box" || password != "opensesame" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		registry.ServeHTTP(w, r)
-	}))
+	s := httptest.NewUnstartedServer(ocitest.Locked(registry, "box", "opensesame"))
 	cert, key := selfSigned(t)
 	other, otherKey := selfSigned(t)
 	pair, err := tls.LoadX509KeyPair(cert, key)
@@ -84,16 +58,8 @@ func TestRegistryAuth(t *testing.T) {
 	s.StartTLS()
 	defer s.Close()
 	addr := strings.TrimPrefix(s.URL, "https://")
-	config := func(password string) string {
-		path := filepath.Join(t.TempDir(), "config.json")
-		text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, addr, base64.StdEncoding.EncodeToString([]byte("box:"+password)))
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	fill(t, registry, layout(t))
-	good, wrong := config("opensesame"), config("closesesame")
+	good, wrong := file(t, ocitest.DockerConfig(addr, "box", "opensesame")), file(t, ocitest.DockerConfig(addr, "box", "closesesame"))
 	for name, c := range map[string]struct {
 		args []string
 		code int

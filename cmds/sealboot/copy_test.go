@@ -1,9 +1,6 @@
 package main
 
 import (
-	"encoding/base64"
-	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -13,31 +10,24 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
+	"github.com/sealboot/sealboot/boot/oci/ocitest"
 	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
 // TestCopy publishes to a registry that wants a password, from Docker's
 // config.json, and copies from there to a tar file and back to another name.
 func TestCopy(t *testing.T) {
-	registry := ociserver.New(ocimem.New(), nil)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "ci" || password != "opensesame" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		registry.ServeHTTP(w, r)
-	}))
+	s := httptest.NewServer(ocitest.Locked(ociserver.New(ocimem.New(), nil), "ci", "opensesame"))
 	defer s.Close()
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	dir, addr := t.TempDir(), strings.TrimPrefix(s.URL, "http://")
 	kernel, auth, wrong := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "config.json"), filepath.Join(dir, "wrong.json")
-	for path, text := range map[string]string{
-		kernel: "kernel",
-		auth:   fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, addr, base64.StdEncoding.EncodeToString([]byte("ci:opensesame"))),
-		wrong:  fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, addr, base64.StdEncoding.EncodeToString([]byte("ci:closesesame"))),
+	for path, content := range map[string][]byte{
+		kernel: []byte("kernel"),
+		auth:   ocitest.DockerConfig(addr, "ci", "opensesame"),
+		wrong:  ocitest.DockerConfig(addr, "ci", "closesesame"),
 	} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

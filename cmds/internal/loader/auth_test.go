@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/oci/ocitest"
 )
 
 // locked stands in front of the world's registry and wants a password. It counts
@@ -22,17 +23,12 @@ func locked(t *testing.T, w *world, user, password string) (host string, shown *
 		t.Fatal(err)
 	}
 	shown = new(atomic.Int64)
+	door := ocitest.Locked(httputil.NewSingleHostReverseProxy(to), user, password)
 	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		u, p, ok := r.BasicAuth()
-		if ok {
+		if _, _, ok := r.BasicAuth(); ok {
 			shown.Add(1)
 		}
-		if u != user || p != password {
-			rw.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			rw.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		httputil.NewSingleHostReverseProxy(to).ServeHTTP(rw, r)
+		door.ServeHTTP(rw, r)
 	}))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://"), shown
