@@ -32,10 +32,13 @@ type Denied struct {
 	Reasons  []wire.Reason
 }
 
-// Error has the reasons on lines of their own.
+// Error has the reasons, which begin with their codes, on lines of their own.
 func (d *Denied) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v: %s", ErrDenied, wire.Clean(string(d.Code)))
+	b.WriteString(ErrDenied.Error())
+	if len(d.Reasons) == 0 {
+		fmt.Fprintf(&b, ": %s", wire.Clean(string(d.Code)))
+	}
 	if d.Decision != "" {
 		fmt.Fprintf(&b, " (decision %s)", d.Decision)
 	}
