@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,7 +118,7 @@ func TestDisk(t *testing.T) {
 }
 
 func TestDiskRefuses(t *testing.T) {
-	raw := make([]byte, 8192)
+	raw := bytes.Repeat([]byte("a disk, "), 1024)
 	store := blobs{}
 	empty := store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil)
 	kernel := store.add(MediaTypeKernel, testKernel(), nil)
@@ -128,35 +129,91 @@ func TestDiskRefuses(t *testing.T) {
 		}
 		return store.add(MediaTypeRaw, raw, a)
 	}
-	large := layer(AnnotationRawSHA256, strings.Repeat("0", 64), AnnotationRawSize, "16777216")
+	zero := strings.Repeat("0", 64)
+	large := layer(AnnotationRawSHA256, zero, AnnotationRawSize, "16777216")
 	large.Digest = digest.FromString("never fetched")
+	packed := layer()
+	packed.MediaType += "+lzma"
+	silent := store.add(MediaTypeRaw+"+gzip", packedDisks(t, raw)[MediaTypeRaw+"+gzip"], nil) // its size is not known before
 	for name, tc := range map[string]struct {
-		layers []ocispec.Descriptor
-		size   int64
-		want   error
+		layers  []ocispec.Descriptor
+		size    int64 // of the disk
+		want    error
+		message string
 	}{
-		"larger than the disk, by its annotations": {[]ocispec.Descriptor{large, kernel}, 4 << 20, &DiskError{Need: 16 << 20, Available: 4 << 20}},
-		"no disk":        {[]ocispec.Descriptor{layer(), kernel}, 0, ErrUnsupported},
-		"no kernel":      {[]ocispec.Descriptor{layer()}, 8192, ErrUnsupported},
-		"too small":      {[]ocispec.Descriptor{layer(), kernel}, 4096, ErrInvalid},
-		"other content":  {[]ocispec.Descriptor{layer(AnnotationRawSHA256, strings.Repeat("0", 64), AnnotationRawSize, "8192"), kernel}, 8192, ErrInvalid},
-		"half announced": {[]ocispec.Descriptor{layer(AnnotationRawSize, "8192"), kernel}, 8192, ErrInvalid},
-		"idle verity":    {[]ocispec.Descriptor{layer(AnnotationVerity, strings.Repeat("0", 64)), kernel}, 8192, ErrInvalid},
+		"larger than the disk, by its annotations": {[]ocispec.Descriptor{large, kernel}, 4 << 20, ErrInvalid, "needs 16 MiB, disk"},
+		"as large as the disk":                     {[]ocispec.Descriptor{layer(), kernel}, 8192, nil, ""},
+		"found to be as large":                     {[]ocispec.Descriptor{silent, kernel}, 8192, nil, ""},
+		"found to be larger":                       {[]ocispec.Descriptor{silent, kernel}, 8191, ErrInvalid, "needs 1 MiB, disk"},
+		"no disk":                                  {[]ocispec.Descriptor{layer(), kernel}, 0, ErrUnsupported, "no disk to write it to"},
+		"no kernel":                                {[]ocispec.Descriptor{layer()}, 8192, ErrUnsupported, "without a kernel"},
+		"too small":                                {[]ocispec.Descriptor{layer(), kernel}, 4096, ErrInvalid, "needs 1 MiB, disk"},
+		"other content":                            {[]ocispec.Descriptor{layer(AnnotationRawSHA256, zero, AnnotationRawSize, "8192"), kernel}, 8192, ErrInvalid, "its annotations say 8192 and 0000"},
+		"no size":                                  {[]ocispec.Descriptor{layer(AnnotationRawSHA256, zero, AnnotationRawSize, "0"), kernel}, 8192, ErrInvalid, AnnotationRawSize},
+		"half announced":                           {[]ocispec.Descriptor{layer(AnnotationRawSize, "8192"), kernel}, 8192, ErrInvalid, AnnotationRawSHA256},
+		"idle verity":                              {[]ocispec.Descriptor{layer(AnnotationVerity, zero), kernel}, 8192, ErrInvalid, "that the command line passes on"},
+		"unknown compression":                      {[]ocispec.Descriptor{packed, kernel}, 8192, ErrUnsupported, `compression "lzma"`},
 	} {
 		var disk *os.File
 		if tc.size > 0 {
 			disk = emptyDisk(t, tc.size)
 		}
-		_, err := FromManifest(context.Background(), manifestOf(t, ArtifactDisk, empty, nil, tc.layers...), store, Options{Disk: disk, MemAvailable: plenty})
-		var got, want *DiskError
-		if errors.As(tc.want, &want) {
-			if !errors.As(err, &got) || got.Need != want.Need || got.Available != want.Available || !strings.Contains(err.Error(), "needs 16 MiB") || !strings.Contains(err.Error(), "has 4 MiB") {
-				t.Errorf("%s: %v, want %v", name, err, want)
-			}
-			continue
+		i, err := FromManifest(context.Background(), manifestOf(t, ArtifactDisk, empty, nil, tc.layers...), store, Options{Disk: disk, MemAvailable: plenty})
+		wantRefused(t, name, err, tc.want, tc.message)
+		if err == nil {
+			i.Close()
 		}
-		if !errors.Is(err, tc.want) {
-			t.Errorf("%s: %v, want %v", name, err, tc.want)
+	}
+	if _, err := unpackDisk(t.Context(), MediaTypeQcow2, bytes.NewReader(raw), &diskWriter{}); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a stream of a format that has no order: %v", err)
+	}
+}
+
+// forgetful is a disk that has lost a byte by the time that everything is written.
+type forgetful struct {
+	blobs
+	disk *os.File
+}
+
+func (f forgetful) Stream(ctx context.Context, d ocispec.Descriptor, take func(io.Reader) error) error {
+	if err := f.blobs.Stream(ctx, d, take); err != nil {
+		return err
+	}
+	_, err := f.disk.WriteAt([]byte("x"), 100)
+	return err
+}
+
+func TestForgetfulDisk(t *testing.T) {
+	store := blobs{}
+	disk := emptyDisk(t, 8192)
+	m := manifestOf(t, ArtifactDisk, store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil), nil,
+		store.add(MediaTypeRaw, []byte(strings.Repeat("a disk, ", 1024)), nil), store.add(MediaTypeKernel, testKernel(), nil))
+	if _, err := FromManifest(t.Context(), m, forgetful{store, disk}, Options{Disk: disk, MemAvailable: plenty}); err == nil || !strings.Contains(err.Error(), "does not give back") {
+		t.Errorf("error is %v, want one that blames the disk", err)
+	}
+}
+
+// TestDryRun describes a disk image as if it were written, and writes nothing.
+func TestDryRun(t *testing.T) {
+	raw := bytes.Repeat([]byte("raw"), 1024)
+	for sum, want := range map[string]error{art("", raw).SHA256: nil, strings.Repeat("0", 64): ErrInvalid} {
+		store := blobs{}
+		layer := store.add(MediaTypeRaw, raw, map[string]string{AnnotationRawSHA256: sum, AnnotationRawSize: "3072"})
+		m := manifestOf(t, ArtifactDisk, store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil), nil, layer, store.add(MediaTypeKernel, testKernel(), nil))
+		disk := emptyDisk(t, 4096)
+		for _, d := range []*os.File{nil, disk} {
+			i, err := FromManifest(t.Context(), m, store, Options{Disk: d, DryRun: true, MemAvailable: plenty})
+			wantRefused(t, sum, err, want, "its annotations say")
+			if err != nil {
+				continue
+			}
+			if diff := cmp.Diff(art("disk", raw), i.Descriptor.Artifacts[0]); diff != "" {
+				t.Error(diff)
+			}
+			i.Close()
+		}
+		if got, err := os.ReadFile(disk.Name()); err != nil || !bytes.Equal(got, make([]byte, 4096)) {
+			t.Errorf("it was written (%v)", err)
 		}
 	}
 }

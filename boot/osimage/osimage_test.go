@@ -3,13 +3,13 @@ package osimage
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"strings"
 	"testing"
@@ -74,7 +74,12 @@ func manifestOf(t *testing.T, artifactType string, config ocispec.Descriptor, an
 	return b
 }
 
-func plenty() (int64, error) { return 1 << 40, nil }
+// memory is a machine with so many bytes.
+func memory(have int64) func() (int64, error) {
+	return func() (int64, error) { return have, nil }
+}
+
+var plenty = memory(1 << 40)
 
 // testKernel is a file with an x86 boot header that takes 100 bytes of command line.
 func testKernel() []byte {
@@ -86,8 +91,15 @@ func testKernel() []byte {
 	return b
 }
 
-// testUKI is a UKI on the smallest stub that Build takes.
+// testUKI is a UKI with everything.
 func testUKI(t *testing.T) []byte {
+	t.Helper()
+	return ukiOf(t, uki.Content{Name: ".cmdline", Data: []byte("from=uki\n\x00")},
+		uki.Content{Name: ".initrd", Data: []byte("uki initrd")}, uki.Content{Name: ".linux", Data: testKernel()})
+}
+
+// ukiOf puts sections on the smallest stub that Build takes.
+func ukiOf(t *testing.T, sections ...uki.Content) []byte {
 	t.Helper()
 	stub := make([]byte, 1024)
 	copy(stub, "MZ")
@@ -104,11 +116,7 @@ func testUKI(t *testing.T) []byte {
 	le.PutUint32(stub[344:], 512)
 	le.PutUint32(stub[348:], 512)
 	var out bytes.Buffer
-	if err := uki.Build(&out, stub, []uki.Content{
-		{Name: ".cmdline", Data: []byte("from=uki\n\x00")},
-		{Name: ".initrd", Data: []byte("uki initrd")},
-		{Name: ".linux", Data: testKernel()},
-	}); err != nil {
+	if err := uki.Build(&out, stub, sections); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -341,38 +349,41 @@ func TestMemory(t *testing.T) {
 		ocispec.Descriptor{MediaType: MediaTypeInitrd, Digest: layer.Digest, Size: 200})); err != nil || got != disk {
 		t.Errorf("Estimate of a disk image = %+v, %v; want %+v", got, err, disk)
 	}
-	for _, have := range []int64{1 << 20, layer.Size + 1<<20, 2*layer.Size + 1<<10} {
-		_, err := FromManifest(context.Background(), m, store, Options{Arch: "amd64", MemAvailable: func() (int64, error) { return have, nil }})
-		if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), "MiB") {
-			t.Errorf("with %d bytes: %v", have, err)
+	var z bytes.Buffer // whose size says nothing
+	w := gzip.NewWriter(&z)
+	if _, err := w.Write(tarOf(t, map[string][]byte{"boot/vmlinuz-1": make([]byte, 8<<20)})); err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	packed := manifestOf(t, "", config, nil, store.add(ocispec.MediaTypeImageLayerGzip, z.Bytes(), nil))
+	for _, tc := range []struct {
+		manifest []byte
+		have     int64
+		want     string
+	}{
+		{m, 1 << 20, "the image needs"},
+		{m, layer.Size - 1, "the image needs"},
+		{m, layer.Size, "a root in RAM can use half"},
+		{m, 2*layer.Size + 1<<10, "loading the image needs"},
+		{packed, 1 << 20, "a root in RAM can use half"},
+	} {
+		_, err := FromManifest(context.Background(), tc.manifest, store, Options{Arch: "amd64", MemAvailable: memory(tc.have)})
+		if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "MiB") {
+			t.Errorf("with %d bytes: %v, want %v with %q", tc.have, err, ErrMemory, tc.want)
 		}
 	}
-}
-
-func TestRefuse(t *testing.T) {
-	store := blobs{}
-	empty := store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil)
-	kernel := store.add(MediaTypeKernel, testKernel(), nil)
-	bad := kernel
-	bad.Digest = digest.Digest("sha512:" + strings.Repeat("ab", 64))
-	store[bad.Digest] = testKernel()
-	huge := kernel
-	huge.Size = math.MaxInt64
-	for name, tc := range map[string]struct {
-		manifest []byte
-		want     error
-	}{
-		"not JSON":      {[]byte("<html>"), ErrInvalid},
-		"two documents": {append(manifestOf(t, "", empty, nil, kernel), "{}"...), ErrInvalid},
-		"no layers":     {manifestOf(t, "", empty, nil), ErrInvalid},
-		"two kernels":   {manifestOf(t, "", empty, nil, kernel, kernel), ErrInvalid},
-		"sha512":        {manifestOf(t, "", empty, nil, bad), ErrInvalid},
-		"helm chart":    {manifestOf(t, "", empty, nil, store.add("application/vnd.cncf.helm.chart.content.v1.tar+gzip", []byte("x"), nil)), ErrUnsupported},
-		"no UKI":        {manifestOf(t, "", empty, nil, store.add(MediaTypeUKI, testKernel(), nil)), ErrInvalid},
-		"sizes":         {manifestOf(t, "", empty, nil, huge, store.add(MediaTypeInitrd, []byte("i"), nil)), ErrInvalid},
-	} {
-		if _, err := FromManifest(context.Background(), tc.manifest, store, Options{MemAvailable: plenty}); !errors.Is(err, tc.want) {
-			t.Errorf("%s: %v, want %v", name, err, tc.want)
+	linux := manifestOf(t, "", config, nil, store.add(MediaTypeKernel, testKernel(), nil))
+	needs, err := FromManifest(context.Background(), linux, store, Options{MemAvailable: plenty})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer needs.Close()
+	for less, want := range map[int64]error{0: nil, 1: ErrMemory} {
+		i, err := FromManifest(context.Background(), linux, store, Options{MemAvailable: memory(needs.NeedsRAM - less)})
+		if !errors.Is(err, want) {
+			t.Errorf("with %d bytes less than it needs: %v, want %v", less, err, want)
+		}
+		if err == nil {
+			i.Close()
 		}
 	}
 }
