@@ -46,7 +46,9 @@ func TestFloorOutlivesTheCache(t *testing.T) {
 			old[r] = p
 		}
 		d.repo.Publish("root", "targets", "snapshot", "timestamp")
-		want(t, d.boot(), nil)
+		for range 2 { // what is exactly as high as the floor is high enough
+			want(t, d.boot(), nil)
+		}
 		switch role { // what a mirror plays back
 		case "timestamp":
 			d.repo.Published["timestamp"] = old["timestamp"]
