@@ -180,12 +180,16 @@ func TestPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	var steady atomic.Bool
-	proxy := &faultproxy.Proxy{Pick: func(r *http.Request, _ int) faultproxy.Fault {
-		if steady.Load() || !strings.Contains(r.URL.Path, "/blobs/") {
+	proxy := new(faultproxy.Proxy)
+	proxy.Pick = func(r *http.Request, _ int) faultproxy.Fault {
+		switch {
+		case steady.Load() || !strings.Contains(r.URL.Path, "/blobs/"):
 			return nil
+		case proxy.Sent() >= before: // a machine that tries again finds nothing better
+			return faultproxy.Stall(0)
 		}
 		return faultproxy.Stall(before)
-	}}
+	}
 	frontRegistry(t, l, func(next http.Handler) http.Handler { proxy.Next = next; return proxy })
 	c := l.Machine()
 	c.Disks = append(c.Disks, qemu.Disk{Path: cache})
