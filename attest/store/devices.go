@@ -164,6 +164,11 @@ func (s *Store) SetState(ctx context.Context, id string, st State, e Event) erro
 	return s.changeDevice(ctx, id, e, "UPDATE devices SET state = $1 WHERE id = $2", string(st), id)
 }
 
+// SetLabel gives a device the operator's name for it.
+func (s *Store) SetLabel(ctx context.Context, id, label string, e Event) error {
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET label = $1 WHERE id = $2", label, id)
+}
+
 // AllowFormat lets a device format its blank volumes again until its next acknowledged release, after
 // a disk was replaced.
 func (s *Store) AllowFormat(ctx context.Context, id string, e Event) error {

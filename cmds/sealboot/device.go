@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealboot/sealboot/attest/server/enrol"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
 )
@@ -173,24 +174,33 @@ func changeDevice(cmd *cobra.Command, dir, name string, f func(context.Context, 
 		if err := f(ctx, db, d); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s %s: done\n", d.ID[:16], d.Label)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: done\n", strings.TrimSpace(d.ID[:16]+" "+d.Label))
 		return nil
 	})
 }
 
 func newDeviceAllowCmd(dir *string) *cobra.Command {
 	var format bool
+	var label string
 	cmd := &cobra.Command{
 		Use:   "allow DEVICE",
 		Short: "Let a waiting or quarantined device attest again",
 		Long: `Let a waiting or quarantined device attest.
 
 With --format also let it format blank volumes until its next acknowledged boot, after a disk was replaced.`,
-		Example: `  sealboot device allow --dir DIR 3c5403209f87bed7
+		Example: `  sealboot device allow --dir DIR 3c5403209f87bed7 --label till-3
   sealboot device allow --dir DIR till-3 --format`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := enrol.CheckLabel(label); err != nil {
+				return err
+			}
 			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
+				if label != "" {
+					if err := db.SetLabel(ctx, d.ID, label, store.Event{Kind: "label", Actor: actor(), Detail: map[string]string{"label": label}}); err != nil {
+						return err
+					}
+				}
 				if d.State != store.Enrolled {
 					if err := db.SetState(ctx, d.ID, store.Enrolled, store.Event{Kind: "state", Actor: actor(), Reason: "allowed"}); err != nil {
 						return err
@@ -203,6 +213,7 @@ With --format also let it format blank volumes until its next acknowledged boot,
 			})
 		},
 	}
+	cmd.Flags().StringVar(&label, "label", "", "your name for the device; empty leaves it as it is")
 	cmd.Flags().BoolVar(&format, "format", false, "let it format blank volumes until its next acknowledged boot")
 	return cmd
 }

@@ -55,8 +55,8 @@ type Source struct {
 // Device makes the registry's entry and says what it rests on.
 func (s Source) Device(now time.Time) (store.Device, error) {
 	d := store.Device{Label: s.Label, State: store.Enrolled, Tier: TierHash, RepairFloor: s.Floor}
-	if unfit := func(r rune) bool { return !unicode.IsPrint(r) }; len(s.Label) > maxLabel || strings.ContainsFunc(s.Label, unfit) {
-		return d, fmt.Errorf("label %.40q: want at most %d bytes of printable text", s.Label, maxLabel)
+	if err := CheckLabel(s.Label); err != nil {
+		return d, err
 	}
 	for _, h := range s.Hashes {
 		if raw, err := hex.DecodeString(h); err != nil || len(raw) != 32 || strings.ToLower(h) != h {
@@ -105,6 +105,14 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 	slices.Sort(d.EKs[1:])
 	d.ID, d.EKs = d.EKs[0], unique(d.EKs)
 	return d, nil
+}
+
+// CheckLabel refuses names of devices that do not fit in a table, or that change how it is read.
+func CheckLabel(label string) error {
+	if unfit := func(r rune) bool { return !unicode.IsPrint(r) }; len(label) > maxLabel || strings.ContainsFunc(label, unfit) {
+		return fmt.Errorf("label %.40q: want at most %d bytes of printable text", label, maxLabel)
+	}
+	return nil
 }
 
 func unique(ids []string) []string {
