@@ -78,6 +78,15 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+func TestLimit(t *testing.T) {
+	for size, want := range map[int]string{maxTotal - 1: "", maxTotal: "", maxTotal + 1: "allowed are 67108864"} {
+		err := (&Content{EventLog: make([]byte, size-1), SiteCA: []byte("x")}).Write(io.Discard)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
 // TestNoCopies looks for the secrets in every buffer that was written out.
 func TestNoCopies(t *testing.T) {
 	var seen [][]byte

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -88,32 +87,37 @@ func mem(t *testing.T, content string) *os.File {
 func handover(w io.Writer) error { _, err := io.WriteString(w, "SECRET"); return err }
 
 func TestLoad(t *testing.T) {
-	onDisk := filepath.Join(t.TempDir(), "initrd")
-	if err := os.WriteFile(onDisk, []byte("initrd"), 0o600); err != nil {
-		t.Fatal(err)
+	file := func(dir string) *os.File {
+		f, err := os.CreateTemp(dir, "initrd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close(); os.Remove(f.Name()) })
+		if _, err := f.WriteString("initrd"); err != nil {
+			t.Fatal(err)
+		}
+		return f
 	}
-	disk, err := os.Open(onDisk)
-	if err != nil {
-		t.Fatal(err)
+	memory := "" // files in memory have seals as a memfd has, and somebody else may have them open
+	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() {
+		memory = "/dev/shm"
 	}
-	defer disk.Close()
-	w, err := unix.MemfdCreate("sealed", unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		t.Fatal(err)
+	sealed := func(seals int) *os.File {
+		fd, err := unix.MemfdCreate("sealed", unix.MFD_ALLOW_SEALING)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := os.NewFile(uintptr(fd), "sealed")
+		defer w.Close()
+		_, werr := w.WriteString("initrd")
+		_, serr := unix.FcntlInt(w.Fd(), unix.F_ADD_SEALS, seals)
+		f, err := memfd.Reopen(w, os.O_RDONLY)
+		if err := errors.Join(werr, serr, err); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
 	}
-	if _, err := unix.Write(w, []byte("initrd")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := unix.FcntlInt(uintptr(w), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK); err != nil {
-		t.Fatal(err)
-	}
-	writer := os.NewFile(uintptr(w), "sealed")
-	defer writer.Close()
-	sealed, err := memfd.Reopen(writer, os.O_RDONLY)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sealed.Close()
 
 	padded := "initrd" + strings.Repeat("\x00", 506) + "SECRET"
 	for name, tc := range map[string]struct {
@@ -123,8 +127,10 @@ func TestLoad(t *testing.T) {
 		flags    int
 	}{
 		"memory":      {mem(t, "initrd"), handover, padded, 0},
-		"sealed":      {sealed, handover, padded, 0},
-		"disk":        {disk, handover, padded, 0},
+		"sealed":      {sealed(unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK), handover, padded, 0},
+		"cannot shed": {sealed(unix.F_SEAL_SHRINK), handover, padded, 0},
+		"disk":        {file(t.TempDir()), handover, padded, 0},
+		"tmpfs":       {file(memory), handover, padded, 0},
 		"no initrd":   {nil, handover, "SECRET", 0},
 		"no handover": {mem(t, "initrd"), nil, "initrd", 0},
 		"neither":     {nil, nil, "", unix.KEXEC_FILE_NO_INITRAMFS},
@@ -191,6 +197,18 @@ func TestUnwrap(t *testing.T) {
 	}
 }
 
+var errStrange = errors.New("no error number")
+
+// TestOverwriteFails: a handover that may be left somewhere is told.
+func TestOverwriteFails(t *testing.T) {
+	f := mem(t, "SECRET") // open for reading only
+	for from, want := range map[int64]string{0: "overwrite handover", 6: "cut off handover"} {
+		if err := zero(f, from); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("from byte %d: %v, want an error with %q", from, err, want)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	load := func(k *fake, p Payload) error {
 		if p.Kernel == nil {
@@ -209,6 +227,7 @@ func TestErrors(t *testing.T) {
 		"no right":     {load(&fake{disabled: "0", err: unix.EPERM, lockdown: "[none] integrity confidentiality"}, Payload{}), unix.EPERM, "CAP_SYS_BOOT"},
 		"no room":      {load(&fake{disabled: "0", err: unix.EADDRNOTAVAIL}, Payload{}), unix.EADDRNOTAVAIL, "RAM"},
 		"device tree":  {load(&fake{disabled: "0"}, Payload{DTB: mem(t, "dtb")}), ErrDTB, "device tree"},
+		"no number":    {load(&fake{disabled: "0", err: errStrange}, Payload{}), errStrange, "load kernel"},
 		"exec":         {(&Loader{&fake{rebErr: unix.EINVAL}}).Exec(context.Background(), nil), unix.EINVAL, "execute"},
 		"exec returns": {(&Loader{&fake{}}).Exec(context.Background(), nil), nil, "returned"},
 	} {
