@@ -77,8 +77,10 @@ func wait(t *testing.T, vm *qemu.VM, want qemu.Exit) {
 
 const zeroPCR = "0000000000000000000000000000000000000000000000000000000000000000"
 
+// TestFirmwareMeasuresTheLoader also shows that all that a uinit prints arrives,
+// though it ends the machine right behind it.
 func TestFirmwareMeasuresTheLoader(t *testing.T) {
-	c := machine(t, "")
+	c := machine(t, "guest.do=print")
 	c.RTC = time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 	c.FWCfg = map[string]string{"opt/sealboot/test": filepath.Join(t.TempDir(), "value")}
 	if err := os.WriteFile(c.FWCfg["opt/sealboot/test"], []byte("hello"), 0o600); err != nil {
@@ -93,6 +95,8 @@ func TestFirmwareMeasuresTheLoader(t *testing.T) {
 	expect(t, vm, `guest: date 2001-02-03`)
 	expect(t, vm, `guest: fw_cfg opt/sealboot/test "hello"`)
 	expect(t, vm, `guest: fw_cfg opt/sealboot/absent ""`)
+	expect(t, vm, `guest: line 1000 `)
+	expect(t, vm, `guest: bye`)
 	wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
 	for _, n := range []string{"0", "4", "11"} {
 		if pcr[n] == zeroPCR {

@@ -166,7 +166,7 @@ func readFirmwareLog(path string) (*fwlog.Log, error) {
 	if none == nil {
 		raw = printed
 	} else if !errors.Is(none, armor.ErrNone) {
-		return nil, fmt.Errorf("%s: %w", path, none)
+		return nil, fmt.Errorf("%s: %w; boot the recorder again and capture its whole console", path, none)
 	}
 	log, err := fwlog.Parse(raw)
 	if err != nil && none != nil {

@@ -14,9 +14,16 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/initramfs/uinit"
 )
 
 func main() {
+	if console, err := uinit.Console(); err != nil {
+		fmt.Printf("guest: %v\n", err)
+	} else {
+		os.Stdout = console
+	}
 	fmt.Println("guest: hello")
 	exit, err := run()
 	if err != nil {
@@ -26,10 +33,18 @@ func main() {
 		return
 	}
 	fmt.Println("guest: bye")
-	unix.Sync()
-	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+	if err := end(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Printf("guest: power off: %v\n", err)
 	}
+}
+
+// end ends this system when all that it had to say was said.
+func end(how int) error {
+	if err := uinit.Drain(os.Stdout, time.Minute); err != nil {
+		return err
+	}
+	unix.Sync()
+	return unix.Reboot(how)
 }
 
 // run does the work; exit means that the program should end as a crashed
@@ -51,7 +66,9 @@ func run() (exit bool, err error) {
 	case "kill":
 		return false, unix.Kill(os.Getpid(), unix.SIGKILL)
 	case "reset":
-		return false, unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+		return false, end(unix.LINUX_REBOOT_CMD_RESTART)
+	case "print":
+		return false, printLines()
 	case "kexec":
 		return false, kexec()
 	case "net":
@@ -99,6 +116,16 @@ func facts() error {
 		fmt.Printf("guest: fw_cfg %s %q\n", name, value)
 	}
 	return nil
+}
+
+// printLines prints more than fits into a serial port's buffers.
+func printLines() error {
+	var text strings.Builder
+	for i := 1; i <= 1000; i++ {
+		fmt.Fprintf(&text, "guest: line %d %s\n", i, strings.Repeat(".", 44))
+	}
+	_, err := io.WriteString(os.Stdout, text.String())
+	return err
 }
 
 // dial fetches one line from a TCP server.
@@ -166,5 +193,5 @@ func kexec() error {
 		return fmt.Errorf("kexec_file_load: %w", err)
 	}
 	fmt.Printf("guest: loaded in %v\n", time.Since(begin).Round(time.Millisecond))
-	return unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC)
+	return end(unix.LINUX_REBOOT_CMD_KEXEC)
 }

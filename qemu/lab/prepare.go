@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -237,21 +238,36 @@ func (l *Lab) bootRecorder(ctx context.Context, log string) error {
 	vm, err := qemu.Start(ctx, qemu.Config{
 		Dir: l.path("recorder", "vm"), Memory: l.o.Memory, TPM: tpm,
 		Boot: l.path("recorder", board.ESPFile), Disks: []qemu.Disk{{Path: l.emptyDisk(l.path("recorder.img")), Serial: dataSerial}},
+		NoReboot: true,
 	})
 	if err != nil {
 		return err
 	}
 	defer vm.Stop()
-	if _, err := vm.Wait(ctx, 20*time.Second); err != nil {
-		return err
-	}
-	if _, err := armor.Find([]byte(vm.Output())); err != nil {
-		return fmt.Errorf("the reference machine: %w; its console is in %s", err, l.path("recorder", "vm", "console.log"))
+	_, err = vm.Wait(ctx, 20*time.Second)
+	if err := referenceFailure(err, vm.Output()); err != nil {
+		return fmt.Errorf("the reference machine: %w; run this again, and if it fails again see its console in %s", err, l.path("recorder", "vm", "console.log"))
 	}
 	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
 		return err
 	}
 	return atomicfile.Write(log, []byte(vm.Output()), 0o644) // the next run must not find half of it
+}
+
+// lastWords are what a machine says that could not print its log.
+var lastWords = regexp.MustCompile(`(recorder: |Kernel panic - ).*`)
+
+// referenceFailure tells why there is no log on the console of a machine that
+// ran the recorder and ended as waited says.
+func referenceFailure(waited error, console string) error {
+	if waited != nil {
+		return waited
+	}
+	_, err := armor.Find([]byte(console))
+	if said := lastWords.FindString(qemu.Plain(console)); err != nil && said != "" {
+		return fmt.Errorf("%w: it said %q", err, said)
+	}
+	return err
 }
 
 // dataSerial is how the operating system finds the data disk.

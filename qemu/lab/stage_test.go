@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sealboot/sealboot/measure/fwlog/armor"
 )
 
 func TestSilence(t *testing.T) {
@@ -83,5 +85,31 @@ func TestCost(t *testing.T) {
 	want := []cost{{"fetch", "3.5 s"}, {"load", "5.0 s"}, {"fetched", "4.0 MiB"}, {"peak memory", "440.0 MiB"}, {"machine on", "40.0 s"}}
 	if d := cmp.Diff(want, b.cost(), cmp.AllowUnexported(cost{})); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestReferenceFailure(t *testing.T) {
+	var log strings.Builder
+	if err := armor.Print(&log, []byte("log")); err != nil {
+		t.Fatal(err)
+	}
+	late := errors.New("too late")
+	for name, tt := range map[string]struct {
+		waited  error
+		console string
+		want    error
+		says    string
+	}{
+		"a log":      {nil, "Linux\r\n" + log.String() + "reboot: Power down\r\n", nil, ""},
+		"too late":   {late, log.String(), late, "too late"},
+		"cut":        {nil, log.String()[:40], armor.ErrDamaged, "damaged"},
+		"nothing":    {nil, "BdsDxe: starting\r\n", armor.ErrNone, "no event log"},
+		"no TPM":     {nil, "\x1b[2Jrecorder: read it: no such file\r\n", armor.ErrNone, `it said "recorder: read it: no such file"`},
+		"it crashed": {nil, "[ 1.0] Kernel panic - not syncing: out of memory\r\n", armor.ErrNone, "not syncing: out of memory"},
+	} {
+		err := referenceFailure(tt.waited, tt.console)
+		if !errors.Is(err, tt.want) || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: error %v, want %v that contains %q", name, err, tt.want, tt.says)
+		}
 	}
 }

@@ -10,31 +10,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealboot/sealboot/initramfs/uinit"
 	"github.com/sealboot/sealboot/measure/fwlog/armor"
+)
+
+const (
+	// copies of the log: whoever captures a serial line may lose a character.
+	copies = 2
+	// patience is what the console may take. At 9600 baud a log of 64 KiB needs
+	// three minutes for its copies.
+	patience = 5 * time.Minute
 )
 
 func main() {
 	if err := record(); err != nil {
 		fmt.Printf("recorder: %v\n", err)
-		time.Sleep(5 * time.Second) // for a person to read
+		time.Sleep(5 * time.Second) // for init to print it, and for a person to read
 	}
-	drain(int(os.Stdout.Fd()))
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
 		fmt.Printf("recorder: power off: %v\n", err)
 	}
-}
-
-// drain waits until a serial line, which is slow, has sent everything: what the
-// kernel prints when it powers off would end up in the middle of the log. TCSBRK
-// alone ends early when a signal arrives, and the Go runtime sends some.
-func drain(fd int) {
-	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
-		if left, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ); err != nil || left == 0 {
-			break
-		}
-	}
-	_ = unix.IoctlSetInt(fd, unix.TCSBRK, 1) // and the UART's own buffer
-	time.Sleep(10 * time.Second)             // both have been seen to return with most of the log unsent
 }
 
 func record() error {
@@ -42,5 +37,17 @@ func record() error {
 	if err != nil {
 		return fmt.Errorf("read the firmware's event log: %w; this machine has no TPM, or its firmware does not use it", err)
 	}
-	return armor.Print(os.Stdout, log)
+	console, err := uinit.Console()
+	if err != nil {
+		return err
+	}
+	// What the kernel says meanwhile would land in the middle of the log.
+	_, _ = unix.Klogctl(unix.SYSLOG_ACTION_CONSOLE_OFF, nil)
+	_ = console.SetWriteDeadline(time.Now().Add(patience))
+	for range copies {
+		if err := armor.Print(console, log); err != nil {
+			return err
+		}
+	}
+	return uinit.Drain(console, patience)
 }

@@ -2,31 +2,37 @@
 //
 // The recorder has no disk and no network: it prints the log, and whoever
 // captured the console finds it there again, among what firmware and kernel
-// printed. The form is PEM (RFC 7468) with a label of its own.
+// printed. The form is PEM with a label of its own and, since a serial line may lose
+// a character, a header with the digest of what it carries.
 package armor
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 )
 
-// label stands in the lines around the log.
-const label = "TCG EVENT LOG"
+const (
+	label  = "TCG EVENT LOG" // stands in the lines around the log
+	digest = "SHA-256"       // the name of the header
+)
 
 var (
 	// ErrNone means that a text holds no event log.
 	ErrNone = errors.New("no event log of the recorder")
-	// ErrDamaged means that it holds one that lost its end or has other text in it.
-	ErrDamaged = errors.New("the recorder's event log is damaged: capture the console again")
+	// ErrDamaged means that it holds one, but none that is as it was printed.
+	ErrDamaged = errors.New("the recorder's event log is damaged")
 )
 
 // Print writes a log, on lines of its own.
 func Print(w io.Writer, log []byte) error {
+	block := &pem.Block{Type: label, Headers: map[string]string{digest: sum(log)}, Bytes: log}
 	// Whatever was printed before may have left the last line open.
-	text := append([]byte("\n"), pem.EncodeToMemory(&pem.Block{Type: label, Bytes: log})...)
+	text := append([]byte("\n"), pem.EncodeToMemory(block)...)
 	if _, err := w.Write(text); err != nil {
 		return fmt.Errorf("print the event log: %w", err)
 	}
@@ -41,10 +47,15 @@ func Find(text []byte) ([]byte, error) {
 	for at := bytes.Index(text, begin); at >= 0; at = bytes.Index(text, begin) {
 		text = text[at:]
 		block, _ := pem.Decode(text)
-		if block != nil && block.Type == label && len(block.Headers) == 0 {
+		if block != nil && block.Type == label && block.Headers[digest] == sum(block.Bytes) {
 			return block.Bytes, nil
 		}
 		text, err = text[len(begin):], ErrDamaged
 	}
 	return nil, err
+}
+
+func sum(log []byte) string {
+	d := sha256.Sum256(log)
+	return hex.EncodeToString(d[:])
 }

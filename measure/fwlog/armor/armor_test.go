@@ -24,6 +24,7 @@ func TestFind(t *testing.T) {
 	text := printed(t, log)
 	certificate := "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 	lines := strings.SplitAfter(text, "\n")
+	const kernel = "[    1.2] random: crng init done\n"
 	for name, tt := range map[string]struct {
 		text string
 		err  error
@@ -38,8 +39,12 @@ func TestFind(t *testing.T) {
 		"another PEM block":        {certificate, ErrNone},
 		"without an end":           {text[:len(text)-30], ErrDamaged},
 		"a whole one behind it":    {printed(t, []byte("another"))[:40] + text, nil},
-		"a line of the kernel":     {lines[0] + lines[1] + lines[2] + "[    1.2] random: crng init done\n" + strings.Join(lines[3:], ""), ErrDamaged},
-		"that line, and again":     {lines[0] + lines[1] + "[    1.2] random: crng init done\n" + strings.Join(lines[2:], "") + text, nil},
+		"a line of the kernel":     {strings.Join(lines[:6], "") + kernel + strings.Join(lines[6:], ""), ErrDamaged},
+		"that line, and again":     {strings.Join(lines[:6], "") + kernel + strings.Join(lines[6:], "") + text, nil},
+		"power off in the middle":  {strings.Join(lines[:20], "") + "reboot: Power down\n", ErrDamaged},
+		"lines lost":               {strings.Join(lines[:10], "") + strings.Join(lines[14:], ""), ErrDamaged},
+		"a character changed":      {strings.Replace(text, "AAEC", "AAED", 1), ErrDamaged},
+		"without its digest":       {lines[0] + lines[1] + strings.Join(lines[4:], ""), ErrDamaged},
 		"another end":              {strings.Replace(text, "END TCG", "END X.509", 1) + certificate, ErrDamaged},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,58 @@
+package uinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminal returns a pseudo terminal, whose other end reads nothing.
+func terminal(t *testing.T) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tty.Close() })
+	return tty
+}
+
+func TestDrain(t *testing.T) {
+	tty := terminal(t)
+	if _, err := tty.WriteString("all of it"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Drain(tty, time.Minute); err != nil {
+		t.Errorf("a terminal: %v", err)
+	}
+}
+
+// TestDrainRefusesPipes pins that nobody takes one for drained: standard output
+// is one under u-root's init.
+func TestDrainRefusesPipes(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if err := Drain(w, time.Minute); !errors.Is(err, unix.ENOTTY) {
+		t.Errorf("a pipe: error %v, want %v", err, unix.ENOTTY)
+	}
+}
