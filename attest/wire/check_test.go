@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // changed is a copy of a message with one thing changed.
@@ -80,9 +81,86 @@ func TestKeysOfOtherCurves(t *testing.T) {
 }
 
 func TestCookieBank(t *testing.T) {
-	for _, bank := range []string{"", strings.Repeat("a", 17)} {
-		if _, err := (CookieKey{}).Seal("shop-1", &Cookie{Bank: bank, PCRs: []int{0}}); err == nil {
-			t.Errorf("a cookie with bank %q was sealed", bank)
+	for bank, ok := range map[string]bool{"": false, "a": true, strings.Repeat("a", 16): true, strings.Repeat("a", 17): false} {
+		sealed, err := (CookieKey{}).Seal("shop-1", &Cookie{Bank: bank, PCRs: []int{0}})
+		if (err == nil) != ok {
+			t.Errorf("bank %q: %v", bank, err)
+		}
+		if err != nil {
+			continue
+		}
+		if c, err := (CookieKey{}).Open("shop-1", sealed, time.Time{}); err != nil || c.Bank != bank {
+			t.Errorf("bank %q, opened: %+v, %v", bank, c, err)
+		}
+	}
+}
+
+// TestLimits has what is just short enough and, what is right beside the characters that are allowed.
+func TestLimits(t *testing.T) {
+	all := examples(t)
+	for name, m := range map[string]Message{
+		"banks":       changed(all["device"], func(d *Device) { d.Banks = slices.Repeat([]string{"sha256"}, 8) }),
+		"name":        changed(all["device"], func(d *Device) { d.Site = "AZaz09._-" + strings.Repeat("a", 55) }),
+		"size":        changed(all["device"], func(d *Device) { d.EKPublic = fill(1<<10, 1) }),
+		"hash":        changed(all["hello-request"], func(h *HelloRequest) { h.EK = strings.Repeat("09af", 16) }),
+		"values":      changed(all["evidence"], func(e *Evidence) { e.PCRValues = slices.Repeat([][]byte{fill(64, 1)}, 16) }),
+		"reasons":     changed(all["failure"], func(f *Failure) { f.Reasons = slices.Repeat(f.Reasons, MaxReasons) }),
+		"PCR 0 to 15": changed(all["challenge"], func(c *Challenge) { c.PCRs = []int{0, 15} }),
+	} {
+		raw, err := Marshal(m)
+		if err == nil {
+			err = Unmarshal(raw, fresh(m))
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, c := range "@[`{/:+, " {
+		if err := checkName("name", "a"+string(c)); err == nil {
+			t.Errorf("a name with %q", c)
+		}
+	}
+	for _, c := range "/:`gAF" {
+		if err := checkHex("hash", strings.Repeat("0", 63)+string(c)); err == nil {
+			t.Errorf("a hash with %q", c)
+		}
+	}
+	for limit, want := range map[int]error{7: nil, 6: ErrTooLarge} {
+		if raw, err := Marshal(&sized{N: 1, max: limit}); !errors.Is(err, want) {
+			t.Errorf("encoded to %s, %v, want %v", raw, err, want)
+		}
+		if err := Unmarshal([]byte(`{"N":1}`), &sized{max: limit}); !errors.Is(err, want) {
+			t.Errorf("decoded: %v, want %v", err, want)
+		}
+	}
+}
+
+// sized is a message with a limit of a test's choice.
+type sized struct {
+	N   int
+	max int
+}
+
+func (s *sized) limit() int { return s.max }
+func (*sized) check() error { return nil }
+
+func TestReasonText(t *testing.T) {
+	for in, want := range map[string]string{
+		strings.Repeat("a", 39):             strings.Repeat("a", 39),
+		strings.Repeat("a", 40):             "aaaaaaaaaaaa..",
+		"x" + strings.Repeat("0", 64) + "x": "x000000000000..x",
+	} {
+		if got := shorten(in); got != want {
+			t.Errorf("shorten(%q) = %q, want %q", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{
+		strings.Repeat("a", 240): strings.Repeat("a", 240),
+		strings.Repeat("a", 241): strings.Repeat("a", 237) + "...",
+		" ~\x1f\x7fä":            " ~???",
+	} {
+		if got := Clean(in); got != want {
+			t.Errorf("Clean(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

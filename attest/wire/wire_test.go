@@ -240,8 +240,10 @@ func TestJoin(t *testing.T) {
 	if r.Joins([]byte("token")) {
 		t.Error("the MAC does not cover the device")
 	}
-	if (&Request{Device: r.Device}).Joins(nil) {
-		t.Error("no MAC joins without a token")
+	for _, none := range [][]byte{nil, {}} {
+		if (&Request{Device: r.Device}).Joins(none) || (&Request{Device: r.Device, Join: JoinMAC(none, r.Device)}).Joins(none) {
+			t.Error("joins without a token")
+		}
 	}
 }
 
@@ -276,9 +278,12 @@ func TestCookie(t *testing.T) {
 			t.Fatalf("byte %d changed: %v", i, err)
 		}
 	}
-	for name, at := range map[string]time.Time{"late": now.Add(CookieLife + time.Second), "early": now.Add(-2 * time.Minute)} {
-		if _, err := key.Open("shop-1", sealed, at); !errors.Is(err, ErrExpired) {
-			t.Errorf("%s: %v, want ErrExpired", name, err)
+	for _, c := range []struct {
+		after time.Duration
+		want  error
+	}{{-time.Minute - 1, ErrExpired}, {-time.Minute, nil}, {CookieLife, nil}, {CookieLife + 1, ErrExpired}} {
+		if _, err := key.Open("shop-1", sealed, now.Add(c.after)); !errors.Is(err, c.want) {
+			t.Errorf("%v after it was sealed: %v, want %v", c.after, err, c.want)
 		}
 	}
 	seen := map[[32]byte]bool{}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -135,32 +136,41 @@ func TestReplay(t *testing.T) {
 
 func TestParseMalformed(t *testing.T) {
 	good := sample(t)
-	for name, log := range map[string][]byte{
-		"cut":                encode(t, good)[:100],
-		"trailing":           append(encode(t, good), 0),
-		"number missing":     encode(t, good[1:]),
-		"number twice":       encode(t, append(good[:1:1], good...)),
-		"order":              encode(t, []Entry{good[1], good[0]}),
-		"PCR 24":             encode(t, []Entry{with(good[0], func(e *Entry) { e.PCR = 24 })}),
-		"no banks":           encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests = nil })}),
-		"bank missing":       encode(t, []Entry{good[0], with(good[1], func(e *Entry) { delete(e.Digests, tpm2.TPMAlgSHA256) })}),
-		"bank unknown":       encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests[0x12] = make([]byte, 32) })}),
-		"other digest":       encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests[tpm2.TPMAlgSHA384][0] ^= 1 })}),
-		"digest of no size":  encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests[tpm2.TPMAlgSHA384] = nil })}),
-		"other content":      encode(t, []Entry{with(good[0], func(e *Entry) { e.Record.Size++ })}),
-		"banks out of order": reorderDigests(t, good[0]),
-		"foreign content":    foreignContent(t, good[0]),
-		"huge field":         {0, 0xff, 0xff, 0xff, 0xff},
-		"too long":           make([]byte, MaxSize+1),
-		"too many":           many(t),
+	for name, c := range map[string]struct {
+		log  []byte
+		want string // empty if nothing is wrong
+	}{
+		"cut":                {encode(t, good)[:100], "cut short"},
+		"cut to a header":    {encode(t, good)[:5], "cut short"},
+		"cut in a header":    {encode(t, good)[:4], "4 bytes where a field"},
+		"trailing":           {append(encode(t, good), 0), "1 bytes where a field"},
+		"number missing":     {encode(t, good[1:]), "record number 0000000000000001"},
+		"number twice":       {encode(t, append(good[:1:1], good...)), "record number 0000000000000000"},
+		"order":              {encode(t, []Entry{good[1], good[0]}), "record number 0000000000000001"},
+		"PCR 23":             {encode(t, []Entry{with(good[0], func(e *Entry) { e.PCR = 23 })}), ""},
+		"PCR 24":             {encode(t, []Entry{with(good[0], func(e *Entry) { e.PCR = 24 })}), "PCR 18"},
+		"no banks":           {encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests = nil })}), "no PCR bank"},
+		"bank missing":       {encode(t, []Entry{good[0], with(good[1], func(e *Entry) { delete(e.Digests, tpm2.TPMAlgSHA256) })}), "other banks than record 0"},
+		"bank unknown":       {encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests[0x12] = make([]byte, 32) })}), "measure host-config"},
+		"other digest":       {encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests[tpm2.TPMAlgSHA384][0] ^= 1 })}), "not that of the content"},
+		"digest of no size":  {encode(t, []Entry{with(good[0], func(e *Entry) { e.Digests[tpm2.TPMAlgSHA384] = nil })}), "not that of the content"},
+		"other content":      {encode(t, []Entry{with(good[0], func(e *Entry) { e.Record.Size++ })}), "not that of the content"},
+		"banks out of order": {reorderDigests(t, good[0], false), "bank 0xb is out of order"},
+		"bank twice":         {reorderDigests(t, good[0], true), "bank 0xb is out of order"},
+		"foreign content":    {foreignContent(t, good[0]), "field of type 80 where type 83"},
+		"huge field":         {[]byte{0, 0xff, 0xff, 0xff, 0xff}, "cut short"},
+		"long":               {make([]byte, MaxSize), "record 0"},
+		"too long":           {make([]byte, MaxSize+1), "1048577 bytes, more than"},
+		"many":               {many(t, MaxEntries), ""},
+		"too many":           {many(t, MaxEntries+1), "more than 4096 records"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			if entries, err := Parse(log); !errors.Is(err, ErrMalformed) {
-				t.Errorf("Parse() = %d entries, %v; want ErrMalformed", len(entries), err)
-			} else {
-				t.Log(err)
-			}
-		})
+		entries, err := Parse(c.log)
+		if c.want == "" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.want != "" && (!errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %d entries, %v, want %v with %q", name, len(entries), err, ErrMalformed, c.want)
+		}
 	}
 }
 
@@ -174,14 +184,18 @@ func with(e Entry, change func(*Entry)) Entry {
 	return e
 }
 
-func reorderDigests(t *testing.T, e Entry) []byte {
+// reorderDigests puts the second digest first, or the first once more before both.
+func reorderDigests(t *testing.T, e Entry, again bool) []byte {
 	t.Helper()
 	log := encode(t, []Entry{e})
-	first := 5 + 8 + 5 + 1 + 5 // after the headers of the fields before
+	const first = 5 + 8 + 5 + 1 + 5 // after the headers of the fields before
 	d256, d384 := log[first:first+5+32], log[first+5+32:first+5+32+5+48]
-	swapped := append(bytes.Clone(d384), d256...)
-	copy(log[first:], swapped)
-	return log
+	digests := slices.Concat(d384, d256)
+	if again {
+		digests = slices.Concat(d256, d256, d384)
+	}
+	field := appendField(nil, typeDigests, digests)
+	return slices.Concat(log[:first-5], field, log[first+5+32+5+48:])
 }
 
 // foreignContent is well-formed, and extended, but it is not ours to judge.
@@ -203,15 +217,15 @@ func foreignContent(t *testing.T, e Entry) []byte {
 	return append(bytes.TrimSuffix(log, own), content...)
 }
 
-func many(t *testing.T) []byte {
+func many(t *testing.T, n int) []byte {
 	t.Helper()
 	e, err := New(0, 12, event.CapRecord(), bothBanks)
 	if err != nil {
 		t.Fatal(err)
 	}
 	one := encode(t, []Entry{e})
-	log := make([]byte, 0, len(one)*(MaxEntries+1))
-	for i := range MaxEntries + 1 {
+	log := make([]byte, 0, len(one)*n)
+	for i := range n {
 		binary.BigEndian.PutUint64(one[5:], uint64(i))
 		log = append(log, one...)
 	}
@@ -219,15 +233,26 @@ func many(t *testing.T) []byte {
 }
 
 func TestNewRefuses(t *testing.T) {
-	for name, err := range map[string]error{
-		"PCR":    second(New(0, 24, event.CapRecord(), bothBanks)),
-		"banks":  second(New(0, 12, event.CapRecord(), nil)),
-		"SM3":    second(New(0, 12, event.CapRecord(), []tpm2.TPMAlgID{0x12})),
-		"record": second(New(0, 12, event.Record{}, bothBanks)),
+	wide := sample(t)[0]
+	wide.Digests = map[tpm2.TPMAlgID][]byte{0xff: nil, 0x100: nil}
+	for want, err := range map[string]error{
+		"there is no PCR 24": second(New(0, 24, event.CapRecord(), bothBanks)),
+		"there is no PCR -1": second(New(0, -1, event.CapRecord(), bothBanks)),
+		"no PCR bank":        second(New(0, 12, event.CapRecord(), nil)),
+		"measure cap":        second(New(0, 12, event.CapRecord(), []tpm2.TPMAlgID{0x12})),
+		"invalid event":      second(New(0, 12, event.Record{}, bothBanks)),
+		"does not fit":       func() error { _, err := wide.AppendTo(nil); return err }(),
 	} {
-		if err == nil {
-			t.Errorf("%s: no error", name)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want one with %q", err, want)
 		}
+	}
+	if _, err := New(0, 0, event.CapRecord(), bothBanks); err != nil {
+		t.Errorf("PCR 0: %v", err)
+	}
+	wide.Digests = map[tpm2.TPMAlgID][]byte{0xff: nil}
+	if _, err := wide.AppendTo(nil); err != nil {
+		t.Errorf("the last bank that fits: %v", err)
 	}
 }
 

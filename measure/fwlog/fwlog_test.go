@@ -149,7 +149,10 @@ func header(banks ...uint16) []byte {
 	data := append(bytes.Clone(specIDSignature), make([]byte, 8)...)
 	data = binary.LittleEndian.AppendUint32(data, uint32(len(banks)))
 	for _, bank := range banks {
-		size := map[uint16]uint16{4: 20, 11: 32, 12: 48}[bank]
+		size := map[uint16]uint16{4: 20, 11: 32, 12: 48, 13: 0}[bank]
+		if bank >= 0x100 {
+			size = maxDigestSize
+		}
 		data = binary.LittleEndian.AppendUint16(data, bank)
 		data = binary.LittleEndian.AppendUint16(data, size)
 	}
@@ -178,40 +181,71 @@ func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 func TestParseMalformed(t *testing.T) {
 	locality := func(l string) []byte { return record(0, EventNoAction, "StartupLocality\x00"+l) }
 	separator := record(0, EventSeparator, "\x00\x00\x00\x00")
-	for name, b := range map[string][]byte{
-		"empty":                 {},
-		"no header":             separator,
-		"SHA-1 format":          oracledata.Debian10EventLog,
-		"header of TPM 1.2":     headerWith([]byte("Spec ID Event00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00")),
-		"no banks":              header(),
-		"bank twice":            header(11, 11),
-		"wrong digest size":     header(11, 13),
-		"header too long":       headerWith(append(header(11)[32:], 0)),
-		"cut in header":         header(11)[:30],
-		"cut in event":          join(header(11), separator[:20]),
-		"trailing zeros":        join(header(11), separator, make([]byte, 8)),
-		"PCR 24":                join(header(11), record(24, EventSeparator, "")),
-		"any PCR, extended":     join(header(11), record(anyPCR, EventSeparator, "")),
-		"digest missing":        join(header(11, 12), separator),
-		"digest of other bank":  join(header(12), separator),
-		"digest twice":          join(header(11, 12), binary.LittleEndian.AppendUint32(separator[:8:8], 2), separator[12:46], separator[12:]),
-		"huge event":            join(header(11), separator[:len(separator)-8], []byte{0xff, 0xff, 0xff, 0x7f}),
-		"locality 2":            join(header(11), locality("\x02")),
-		"locality twice":        join(header(11), locality("\x03"), locality("\x03")),
-		"locality late":         join(header(11), separator, locality("\x03")),
-		"locality of PCR 1":     join(header(11), record(1, EventNoAction, "StartupLocality\x00\x03")),
-		"locality without byte": join(header(11), locality("")),
-		"H-CRTM late":           join(header(11), separator, record(0, EventEFIHCRTM, "HCRTM")),
-		"too many":              join(header(11), bytes.Repeat(separator, MaxEvents+1)),
-		"too long":              make([]byte, MaxSize+1),
+	banks := func(n int) []uint16 { // that nobody knows, with digests of 64 bytes
+		all := make([]uint16, n)
+		for i := range all {
+			all[i] = uint16(0x100 + i)
+		}
+		return all
+	}
+	const late = "a StartupLocality event that is malformed, repeated or late"
+	for name, c := range map[string]struct {
+		log  []byte
+		want string // empty if nothing is wrong
+	}{
+		"empty":                 {[]byte{}, "header: cut short: 28 bytes"},
+		"no header":             {separator, "does not begin with a Spec ID event"},
+		"SHA-1 format":          {oracledata.Debian10EventLog, "does not begin with a Spec ID event"},
+		"header of PCR 1":       {append([]byte{1}, header(11)[1:]...), "does not begin with a Spec ID event"},
+		"header with a digest":  {join(header(11)[:8], []byte{1}, header(11)[9:]), "does not begin with a Spec ID event"},
+		"header of TPM 1.2":     {headerWith([]byte("Spec ID Event00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00")), "crypto-agile"},
+		"no banks":              {header(), "0 banks"},
+		"many banks":            {header(banks(maxBanks)...), ""},
+		"too many banks":        {header(banks(maxBanks + 1)...), "17 banks"},
+		"bank twice":            {header(11, 11), "listed twice"},
+		"wrong digest size":     {header(11, 13), "digests of 0 bytes"},
+		"digest too large":      {bytes.Replace(header(0x100), []byte{0, 1, 64, 0}, []byte{0, 1, 65, 0}, 1), "digests of 65 bytes"},
+		"digest of other size":  {bytes.Replace(header(11), []byte{11, 0, 32, 0}, []byte{11, 0, 20, 0}, 1), "digests of 20 bytes"},
+		"header too long":       {headerWith(append(header(11)[32:], 0)), "after the vendor information"},
+		"cut in header":         {header(11)[:30], "cut short: 2 bytes"},
+		"cut in event":          {join(header(11), separator[:20]), "cut short: 26 bytes"},
+		"trailing zeros":        {join(header(11), separator, make([]byte, 8)), "event 2: cut short"},
+		"PCR 23":                {join(header(11), record(23, EventSeparator, "")), ""},
+		"PCR 24":                {join(header(11), record(24, EventSeparator, "")), "no PCR 24"},
+		"any PCR, extended":     {join(header(11), record(anyPCR, EventSeparator, "")), "no PCR 4294967295"},
+		"digest missing":        {join(header(11, 12), separator), "1 digests for 2 banks"},
+		"digest of other bank":  {join(header(12), separator), "too many for bank sha256"},
+		"digest twice":          {join(header(11, 12), binary.LittleEndian.AppendUint32(separator[:8:8], 2), separator[12:46], separator[12:]), "too many for bank sha256"},
+		"huge event":            {join(header(11), separator[:len(separator)-8], []byte{0xff, 0xff, 0xff, 0x7f}), "cut short: 2147483647"},
+		"locality 2":            {join(header(11), locality("\x02")), "from locality 2"},
+		"locality twice":        {join(header(11), locality("\x03"), locality("\x03")), late},
+		"locality late":         {join(header(11), separator, locality("\x03")), late},
+		"locality of PCR 1":     {join(header(11), record(1, EventNoAction, "StartupLocality\x00\x03")), late},
+		"locality without byte": {join(header(11), locality("")), late},
+		"locality of two bytes": {join(header(11), locality("\x03\x00")), late},
+		"H-CRTM late":           {join(header(11), separator, record(0, EventEFIHCRTM, "HCRTM")), "a late EV_EFI_HCRTM_EVENT"},
+		"many":                  {join(header(11), bytes.Repeat(separator, MaxEvents)), ""},
+		"too many":              {join(header(11), bytes.Repeat(separator, MaxEvents+1)), "more than 4096 events"},
+		"long":                  {join(header(11), record(0, EventNoAction, string(make([]byte, MaxSize-len(header(11))-len(record(0, EventNoAction, "")))))), ""},
+		"too long":              {join(header(11), record(0, EventNoAction, string(make([]byte, MaxSize)))), "more than 1048576"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := Parse(b); !errors.Is(err, ErrMalformed) {
-				t.Errorf("Parse() error = %v; want ErrMalformed", err)
-			} else {
-				t.Log(err)
-			}
-		})
+		_, err := Parse(c.log)
+		if c.want == "" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.want != "" && (!errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %v with %q", name, err, ErrMalformed, c.want)
+		}
+	}
+}
+
+func TestReplayOfAnotherBank(t *testing.T) {
+	log, err := Parse(join(header(11), record(0, EventSeparator, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if values, err := log.Replay(tpm2.TPMAlgSHA384); err == nil || !strings.Contains(err.Error(), "no digests for bank sha384") {
+		t.Errorf("Replay() = %v, %v", values, err)
 	}
 }
 
