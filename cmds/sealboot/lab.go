@@ -53,6 +53,9 @@ fails, and the exit code is not 0; it ends with whether it failed as it must.`,
 			if tamper != "" && !slices.Contains(lab.Tampers(), o.Tamper) {
 				return fmt.Errorf("--tamper %s: choose one of %v", tamper, lab.Tampers())
 			}
+			if o.Boots < 1 {
+				return fmt.Errorf("--boots %d: want at least 1", o.Boots)
+			}
 			if err := requireSource(o.Source); err != nil {
 				return err
 			}

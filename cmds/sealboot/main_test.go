@@ -54,6 +54,7 @@ func TestWrongUse(t *testing.T) {
 		"device list --dir x --state lost":      {cli.Failed, "want one of enrolled, pending, quarantined"},
 		"device list --dir nowhere":             {cli.Failed, "sealboot site init --dir nowhere"},
 		"lab run --tamper all":                  {cli.Failed, "[uki kernel"},
+		"lab run --boots 0":                     {cli.Failed, "want at least 1"},
 		"build loader --source nowhere":         {cli.Failed, "--source DIR"},
 		"tuf refresh nowhere":                   {cli.Failed, "sealboot tuf init nowhere"},
 		"tuf bundle repo b.tar --lifetime 1w":   {cli.Failed, `--lifetime "1w": want a time such as 7d`},
