@@ -65,7 +65,7 @@ func newSecretSetCmd(dir, device *string) *cobra.Command {
 				defer f.Close()
 				in = f
 			}
-			value, err := io.ReadAll(io.LimitReader(in, site.MaxSecrets+1)) // SetSecret refuses what is larger
+			value, err := io.ReadAll(io.LimitReader(in, 1<<20)) // SetSecret refuses far less
 			if err != nil {
 				return fmt.Errorf("read the secret: %w", err)
 			}
