@@ -3,6 +3,7 @@ package cpio
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"strings"
@@ -121,6 +122,36 @@ func TestWriterRefuses(t *testing.T) {
 	}
 	if err := w.Close(); !errors.Is(err, ErrFormat) {
 		t.Errorf("close with a byte missing: %v", err)
+	}
+}
+
+// TestNames has the shortest and the longest names, and what is one byte off.
+func TestNames(t *testing.T) {
+	for _, n := range []int{1, MaxName} {
+		name := strings.Repeat("x", n)
+		archive := pack(t, []member{{Header{Name: name, Nlink: 1}, ""}})
+		if got, err := unpack(bytes.NewReader(archive)); err != nil || len(got) != 1 || got[0].Name != name {
+			t.Errorf("a name of %d bytes: %v", n, err)
+		}
+		for _, size := range []int{0, 1, n, n + 2, MaxName + 2} { // with its NUL it is n+1
+			copy(archive[94:], fmt.Sprintf("%08X", size))
+			if _, err := unpack(bytes.NewReader(archive)); !errors.Is(err, ErrFormat) {
+				t.Errorf("a name of %d bytes that claims %d: %v", n+1, size, err)
+			}
+		}
+	}
+	for _, name := range []string{"\x00", "\x00a"} {
+		if err := NewWriter(io.Discard).WriteHeader(&Header{Name: name}); !errors.Is(err, ErrFormat) {
+			t.Errorf("name %q: %v", name, err)
+		}
+	}
+	w := NewWriter(io.Discard)
+	if err := w.WriteHeader(&Header{Name: "f", Size: 3}); err != nil {
+		t.Fatal(err)
+	}
+	more := strings.NewReader("abcd")
+	if n, err := w.ReadFrom(more); err != nil || n != 3 || more.Len() != 1 {
+		t.Errorf("ReadFrom() = %d, %v, and left %d", n, err, more.Len())
 	}
 }
 

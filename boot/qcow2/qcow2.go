@@ -224,7 +224,7 @@ func (c *copier) decompress(entry uint64) error {
 	offset := int64(entry & (1<<split - 1))
 	sectors := int64(entry&(1<<62-1)>>split) + 1
 	size := sectors*sector - offset&(sector-1)
-	if !c.inFile(offset, 1) || size <= 0 {
+	if !c.inFile(offset, 1) {
 		return fmt.Errorf("%w: compressed cluster at %d", ErrFormat, offset)
 	}
 	size = min(size, c.file-offset)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -115,28 +116,41 @@ func TestRefuse(t *testing.T) {
 		t.Fatalf("the test's header is wrong: %d bytes, %v", len(got), err)
 	}
 	for name, tc := range map[string]struct {
-		edit func([]byte)
-		want error
+		edit    func([]byte)
+		want    error
+		message string
 	}{
-		"magic":          {func(b []byte) { b[0] = 'q' }, ErrFormat},
-		"version":        {func(b []byte) { b[7] = 4 }, ErrFormat},
-		"cluster size":   {func(b []byte) { b[23] = 22 }, ErrFormat},
-		"backing file":   {func(b []byte) { b[15] = 104 }, ErrUnsupported},
-		"encryption":     {func(b []byte) { b[35] = 1 }, ErrUnsupported},
-		"corrupt":        {func(b []byte) { b[79] = 2 }, ErrUnsupported},
-		"external data":  {func(b []byte) { b[79] = 4 }, ErrUnsupported},
-		"compression":    {func(b []byte) { b[79] = 8; b[103] = 112; b[104] = 2 }, ErrUnsupported},
-		"size":           {func(b []byte) { b[24] = 0xff }, ErrUnsupported},
-		"short L1":       {func(b []byte) { b[39] = 0 }, ErrFormat},
-		"L1 beyond":      {func(b []byte) { b[42] = 1 }, ErrFormat},
-		"L1 negative":    {func(b []byte) { b[40] = 0x80 }, ErrFormat},
-		"L2 beyond":      {func(b []byte) { b[1<<16+2] = 1 }, ErrFormat},
-		"content beyond": {func(b []byte) { b[2<<16+2] = 1 }, ErrFormat},
-		"not aligned":    {func(b []byte) { b[2<<16+6] = 2 }, ErrFormat},
-		"bad deflate":    {func(b []byte) { be.PutUint64(b[2<<16:], flagCompressed|3<<16) }, ErrFormat},
+		"magic":          {func(b []byte) { b[0] = 'q' }, ErrFormat, "magic"},
+		"version":        {func(b []byte) { b[7] = 4 }, ErrFormat, "version 4"},
+		"small clusters": {func(b []byte) { b[23] = 8 }, ErrFormat, "clusters of 2^8"},
+		"large clusters": {func(b []byte) { b[23] = 22 }, ErrFormat, "clusters of 2^22"},
+		"backing file":   {func(b []byte) { b[15] = 104 }, ErrUnsupported, "backing file"},
+		"encryption":     {func(b []byte) { b[35] = 1 }, ErrUnsupported, "encrypted"},
+		"corrupt":        {func(b []byte) { b[79] = 2 }, ErrUnsupported, "incompatible features 0x2"},
+		"external data":  {func(b []byte) { b[79] = 4 }, ErrUnsupported, "incompatible features 0x4"},
+		"compression":    {func(b []byte) { b[79] = 8; b[103] = 112; b[104] = 2 }, ErrUnsupported, "compression type 2"},
+		"no compression": {func(b []byte) { b[79] = 8; b[103] = 104 }, ErrUnsupported, "header of 104 bytes"},
+		"its type":       {func(b []byte) { b[79] = 8; b[103] = 105 }, nil, ""},
+		"size":           {func(b []byte) { b[24] = 0xff }, ErrUnsupported, "allowed are 67108864"},
+		"large":          {func(b []byte) { be.PutUint64(b[24:], maxDisk) }, nil, ""},
+		"too large":      {func(b []byte) { be.PutUint64(b[24:], maxDisk+1) }, ErrUnsupported, "a disk of 67108865 bytes"},
+		"short L1":       {func(b []byte) { b[39] = 0 }, ErrFormat, "L1 table of 0 entries"},
+		"long L1":        {func(b []byte) { be.PutUint32(b[36:], maxL1) }, nil, ""},
+		"too long L1":    {func(b []byte) { be.PutUint32(b[36:], maxL1+1) }, ErrFormat, "L1 table of 4194305 entries"},
+		"L1 beyond":      {func(b []byte) { b[42] = 1 }, ErrFormat, "L1 table at"},
+		"L1 at the end":  {func(b []byte) { be.PutUint64(b[40:], 4<<16) }, ErrFormat, "L1 table at 262144"},
+		"L1 unaligned":   {func(b []byte) { be.PutUint64(b[40:], 1<<16+512) }, ErrFormat, "L1 table at 66048"},
+		"L1 negative":    {func(b []byte) { b[40] = 0x80 }, ErrFormat, "L1 table at"},
+		"L2 beyond":      {func(b []byte) { b[1<<16+2] = 1 }, ErrFormat, "L2 table: malformed"},
+		"content beyond": {func(b []byte) { b[2<<16+2] = 1 }, ErrFormat, "the file has 262144 bytes"},
+		"content at end": {func(b []byte) { be.PutUint64(b[2<<16:], 4<<16) }, ErrFormat, "cluster at 262144"},
+		"not aligned":    {func(b []byte) { b[2<<16+6] = 2 }, ErrFormat, "not aligned"},
+		"bad deflate":    {func(b []byte) { be.PutUint64(b[2<<16:], flagCompressed|3<<16) }, ErrFormat, "compressed cluster at"},
+		"deflate at end": {func(b []byte) { be.PutUint64(b[2<<16:], flagCompressed|4<<16) }, ErrFormat, "compressed cluster at 262144"},
 	} {
-		if _, err := copyOf(header(tc.edit)); !errors.Is(err, tc.want) {
-			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		_, err := copyOf(header(tc.edit))
+		if !errors.Is(err, tc.want) || err != nil && !strings.Contains(err.Error(), tc.message) {
+			t.Errorf("%s: %v, want %v with %q", name, err, tc.want, tc.message)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -147,6 +161,37 @@ func TestRefuse(t *testing.T) {
 	}
 	if err := i.Copy(ctx, io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestEdges has files that end just behind what is needed, or a byte before.
+func TestEdges(t *testing.T) {
+	be := binary.BigEndian
+	empty := func(b []byte) { // a version 2 header, of a disk of nothing
+		b[7] = 2
+		clear(b[24:])
+	}
+	for name, tc := range map[string]struct {
+		edit func([]byte)
+		size int // of the file
+		want string
+		ok   bool
+	}{
+		"a header":          {empty, headerV2, "", true},
+		"no header":         {empty, headerV2 - 1, "", false},
+		"a byte of content": {nil, 3<<16 + 1, "c", true},
+		"no content":        {nil, 3 << 16, "", false},
+		"no L1":             {nil, 1<<16 + 7, "", false},
+		"L1 alone":          {func(b []byte) { clear(b[1<<16:]) }, 1<<16 + 8, "", true},
+		"zeros":             {func(b []byte) { b[2<<16+7] = flagZero }, 4 << 16, "", true},
+		"no zeros yet":      {func(b []byte) { b[7], b[2<<16+7] = 2, flagZero }, 4 << 16, "content", true},
+	} {
+		b := header(tc.edit)
+		size := int(be.Uint64(b[24:]))
+		got, err := copyOf(b[:tc.size])
+		if (err == nil) != tc.ok || tc.ok && (len(got) != size || string(bytes.TrimRight(got, "\x00")) != tc.want) {
+			t.Errorf("%s: %d bytes, %.10q, %v", name, len(got), got, err)
+		}
 	}
 }
 

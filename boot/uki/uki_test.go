@@ -158,12 +158,32 @@ func TestParseRefuses(t *testing.T) {
 		{"the file at 1536", put32(section+20, 1537)},
 		{"bytes at offset", func(b []byte) []byte { return b[:section+sectionSize-1] }},
 		{"section name", func(b []byte) []byte { copy(b[section:], ".a\x00b"); return b }},
+		{"section name", func(b []byte) []byte { copy(b[section:], "\x00b"); return b }},
+		{"PE header at offset 3", put32(60, 3)},
 		{"overlaps another", again(".data", 1024)},
 		{"overlaps another", again(".data", 600)},
 	} {
 		b := c.spoil(testStub(1024))
 		if _, err := Parse(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error is %v, want %v with %q", err, ErrFormat, c.want)
+		}
+	}
+	for name, change := range map[string]func([]byte) []byte{ // all this is just right
+		"sections":        func(b []byte) []byte { b = append(b, make([]byte, 4096)...); return put16(coff+6, maxSections)(b) },
+		"smallest header": func(b []byte) []byte { clear(b[section-200:]); return put16(coff+20, optionalMin)(b) },
+		"largest header": func(b []byte) []byte {
+			clear(b[section:])
+			return put16(coff+20, optionalMax)(append(b, make([]byte, 512)...))
+		},
+		"empty section":   put32(section+20, 0),
+		"at the end":      func(b []byte) []byte { return put32(section+16, 0)(put32(section+20, 1536)(b)) },
+		"nothing behind":  func(b []byte) []byte { return put32(section+20, 0)(b)[:section+sectionSize] },
+		"no gap":          again(".data", 1024-512),
+		"name of 8 bytes": func(b []byte) []byte { copy(b[section:], "12345678"); return b },
+	} {
+		b := change(testStub(1024))
+		if _, err := Parse(bytes.NewReader(b), int64(len(b))); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	var twice bytes.Buffer
@@ -223,6 +243,14 @@ func TestBzImage(t *testing.T) {
 	}
 	if want := (BzImage{0x20f, 2047, 1 << 24, "6.1.0-test (builder) #1"}); *got != want {
 		t.Errorf("got %+v, want %+v", *got, want)
+	}
+	for protocol, size := range map[uint16]int64{0x206: 0, 0x209: 0, 0x20a: 1 << 24} { // older ones do not say how much room they need
+		le.PutUint16(b[0x206:], protocol)
+		copy(b[0x600:], "6.1 ~\x7f")
+		got, err := ParseBzImage(bytes.NewReader(b), int64(len(b)))
+		if err != nil || got.InitSize != size || got.Version != "6.1 ~" {
+			t.Errorf("protocol %#x: %+v, %v", protocol, got, err)
+		}
 	}
 	for want, spoil := range map[string]func(){
 		"older than 0x206":   func() { le.PutUint16(b[0x206:], 0x205) },
