@@ -159,6 +159,7 @@ func TestSiteConfig(t *testing.T) {
 		"no TLS":          {[]string{"--oci", "registry.example/os:1", "--plain-http"}, ""},
 		"a command line":  {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "quiet"}, ""},
 		"credentials":     {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "systemd.import_credentials=yes"}, ""},
+		"EFI variables":   {[]string{"--oci", "registry.example/os:1", "--plain-http", "--cmdline", "efi=runtime quiet"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, stderr := sealboot(append(base, c.flags...)...)
@@ -179,10 +180,12 @@ func TestSiteConfig(t *testing.T) {
 				t.Errorf("the join token is %q, the floor %s", site.Attestd.JoinToken, site.Floor)
 			}
 			want, ok := map[string]string{
-				"a command line": "quiet systemd.import_credentials=no", "credentials": "systemd.import_credentials=yes",
+				"a command line": "quiet systemd.import_credentials=no efi=noruntime",
+				"credentials":    "systemd.import_credentials=yes efi=noruntime",
+				"EFI variables":  "efi=runtime quiet systemd.import_credentials=no",
 			}[name]
 			if !ok {
-				want = "systemd.import_credentials=no"
+				want = "systemd.import_credentials=no efi=noruntime"
 			}
 			if site.Cmdline != want {
 				t.Errorf("the command line is %q; want %q", site.Cmdline, want)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,17 +109,26 @@ func require(cmd *cobra.Command, names ...string) {
 	}
 }
 
-// importCredentials is systemd's switch for settings that come from outside the image.
-const importCredentials = "systemd.import_credentials"
+// A setting is an option of the operating system's kernel or init.
+type setting struct{ name, value string }
 
-// closed makes the operating system deaf to them. SMBIOS strings and QEMU's fw_cfg can set root's password or add
-// files, and whoever holds the machine sets those: they are measured into PCR 1 at best, which no policy compares.
-// A command line that says something about it already stays as it is.
+// shut are the settings that make the operating system deaf to what comes from outside its image. Whoever holds the
+// machine, or had an operating system on it, sets SMBIOS strings, QEMU's fw_cfg and EFI variables, which no policy
+// compares. systemd would take root's password and files from the first two, and a piece of command line, root's
+// shell among it, from the variable SystemdOptions; for that one it has no switch but a kernel that shows no variables.
+func shut() []setting {
+	return []setting{{"systemd.import_credentials", "no"}, {"efi", "noruntime"}}
+}
+
+// closed adds them to a command line, where it does not say something about them already.
 func closed(cmdline string) string {
-	if strings.Contains(cmdline, importCredentials) {
-		return cmdline
+	for _, s := range shut() {
+		said := func(option string) bool { return strings.HasPrefix(option, s.name+"=") }
+		if !slices.ContainsFunc(strings.Fields(cmdline), said) {
+			cmdline += " " + s.name + "=" + s.value
+		}
 	}
-	return strings.TrimSpace(cmdline + " " + importCredentials + "=no")
+	return strings.TrimSpace(cmdline)
 }
 
 func newSiteConfigCmd() *cobra.Command {
@@ -203,7 +213,7 @@ is checked as the loader will check it.`,
 	f.StringVar(&registryCA, "registry-ca", "", "PEM file with the CA certificates of the --oci registries; a loader knows no public ones")
 	f.BoolVar(&plainHTTP, "plain-http", false, "fetch the --oci images without TLS")
 	f.BoolVar(&media, "media", false, "boot from a volume labelled SB-MEDIA when the others fail")
-	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system; "+importCredentials+"=no is added unless it is set")
+	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system; "+closed("")+" is added, unless it says otherwise")
 	f.StringVar(&joinToken, "join-token", "", "file with a join token: machines that nobody enrolled wait for \"sealboot device allow\"")
 	f.BoolVar(&lab, "lab", false, "permit what is for the lab only")
 	require(cmd, "dir")

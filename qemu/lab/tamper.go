@@ -59,7 +59,7 @@ func (t Tamper) Refusal() (stage, reason string) {
 	case TamperCmdline:
 		return "attest", "artifact cmdline"
 	case TamperLog:
-		return "attest", "attestd denies: log"
+		return "attest", "log: loader's log"
 	case TamperM4, TamperReplay:
 		return "attest", "server signature does not verify"
 	}

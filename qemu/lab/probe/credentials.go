@@ -13,7 +13,8 @@ import (
 
 // credentials looks for settings that the machine, not the image, offers to the
 // operating system, and for what they have changed. The test offers a line for
-// systemd-tmpfiles as an SMBIOS string and one for systemd-sysctl in fw_cfg.
+// systemd-tmpfiles as an SMBIOS string, one for systemd-sysctl in fw_cfg, and a
+// piece of command line as an EFI variable.
 func credentials(ctx context.Context) (string, error) {
 	// Without these modules nobody would see what is offered.
 	_ = exec.CommandContext(ctx, "modprobe", "--all", "--quiet", "dmi-sysfs", "qemu_fw_cfg").Run()
@@ -44,6 +45,9 @@ func credentials(ctx context.Context) (string, error) {
 	}
 	if b, err := os.ReadFile("/proc/sys/kernel/domainname"); err == nil && strings.TrimSpace(string(b)) == "planted" {
 		taken = append(taken, "a setting planted by fw_cfg")
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/hostname"); err == nil && strings.TrimSpace(string(b)) == "planted" {
+		taken = append(taken, "a host name planted by an EFI variable")
 	}
 	if len(taken) > 0 {
 		return "", fmt.Errorf("taken from outside: %s", strings.Join(taken, ", "))

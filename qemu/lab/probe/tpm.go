@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sealboot/sealboot/attest/device"
+	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/fwlog"
@@ -23,8 +24,8 @@ import (
 	"github.com/sealboot/sealboot/measure/tpm"
 )
 
-// replay compares what both logs say with what the TPM has, in every bank. The
-// operating system goes on extending PCR 11, so there it must differ.
+// replay compares what both logs say with what the TPM has, in every bank. Where
+// it sees EFI variables, systemd goes on extending PCR 11.
 func replay(ctx context.Context) (string, error) {
 	t, err := tpm.Open(ctx, "/dev/tpmrm0")
 	if err != nil {
@@ -80,20 +81,18 @@ func compare(ctx context.Context, t *tpm.TPM, values pcr.Values, bank tpm2.TPMAl
 		}
 	}
 	var same []string
+	moved := ""
 	for _, i := range indices {
-		equal := bytes.Equal(values[i], has[i])
-		if i == 11 {
-			if equal {
-				return "", errors.New("PCR 11 is as the loader left it: systemd-pcrphase has not run")
-			}
-			continue
-		}
-		if !equal {
+		switch {
+		case bytes.Equal(values[i], has[i]):
+			same = append(same, fmt.Sprint(i))
+		case i == 11:
+			moved = fmt.Sprintf(", PCR 11 was %.8x and is %.8x", values[i], has[i])
+		default:
 			return "", fmt.Errorf("PCR %d is %x, the logs give %x", i, has[i], values[i])
 		}
-		same = append(same, fmt.Sprint(i))
 	}
-	return fmt.Sprintf("PCRs %s are as the logs say, PCR 11 was %.8x and is %.8x", strings.Join(same, " "), values[11], has[11]), nil
+	return fmt.Sprintf("PCRs %s are as the logs say%s", strings.Join(same, " "), moved), nil
 }
 
 func readLogs() (logs device.Logs, err error) {
@@ -104,9 +103,8 @@ func readLogs() (logs device.Logs, err error) {
 	return logs, err
 }
 
-// askAgain asks for another release, as the loader did. The cap is in PCR 12, and
-// the operating system has gone on extending PCR 11, which no log explains: attestd
-// must refuse, whether the log admits the cap or not.
+// askAgain asks for another release, as the loader did. The cap is in PCR 12:
+// attestd must refuse, whether the log admits the cap or not.
 func askAgain(ctx context.Context) (string, error) {
 	t, err := tpm.Open(ctx, "/dev/tpmrm0")
 	if err != nil {
@@ -121,8 +119,8 @@ func askAgain(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	honest := denial(ctx, c, logs)
-	if !strings.Contains(honest, "denies: phase") && !strings.Contains(honest, "denies: replay") {
+	code, honest := denial(ctx, c, logs)
+	if code != wire.CodePhase {
 		return "", fmt.Errorf("with the cap in the log: %s", honest)
 	}
 	entries, err := cel.Parse(logs.Events)
@@ -132,24 +130,25 @@ func askAgain(ctx context.Context) (string, error) {
 	if logs.Events, err = cel.Marshal(entries[:len(entries)-1]); err != nil {
 		return "", err
 	}
-	lying := denial(ctx, c, logs)
-	if !strings.Contains(lying, "denies: replay") {
+	code, lying := denial(ctx, c, logs)
+	if code != wire.CodeReplay {
 		return "", fmt.Errorf("with the cap kept from the log: %s", lying)
 	}
 	return honest + " | and without the cap in the log: " + lying, nil
 }
 
-// denial is why attestd refuses.
-func denial(ctx context.Context, c *device.Client, logs device.Logs) string {
+// denial is why attestd refuses, as a code and as text.
+func denial(ctx context.Context, c *device.Client, logs device.Logs) (wire.Code, string) {
 	r, err := c.Boot(ctx, logs)
 	if err == nil {
 		r.Wipe()
-		return "it was GRANTED"
+		return "", "it was GRANTED"
 	}
-	if !errors.Is(err, device.ErrDenied) {
-		return "not denied but " + err.Error()
+	var denied *device.Denied
+	if !errors.As(err, &denied) {
+		return "", "not denied but " + err.Error()
 	}
-	return err.Error()
+	return denied.Code, err.Error()
 }
 
 // client speaks to the attestd that released this boot.
