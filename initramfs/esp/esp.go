@@ -18,7 +18,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path"
 	"slices"
 	"strings"
 
@@ -143,9 +142,6 @@ func gptHeader(h, table []byte, self, other, tableAt uint64) {
 // splitPath checks a path and returns its directories and its last name, in the
 // eleven bytes of a directory entry.
 func splitPath(name string) (dirs [][11]byte, base [11]byte, err error) {
-	if name == "" || path.IsAbs(name) || path.Clean(name) != name {
-		return nil, base, fmt.Errorf("%w: %q is not a clean relative path", ErrFiles, name)
-	}
 	parts := strings.Split(name, "/")
 	for i, part := range parts {
 		short, err := shortName(part)

@@ -3,6 +3,7 @@ package esp
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,19 +37,28 @@ func TestImageIsReproducible(t *testing.T) {
 }
 
 func TestImageRefuses(t *testing.T) {
-	for name, files := range map[string]map[string][]byte{
-		"lower case":   {"a.txt": nil},
-		"long name":    {"ABCDEFGHI": nil},
-		"two dots":     {"A.B.C": nil},
-		"absolute":     {"/A": nil},
-		"not clean":    {"A//B": nil},
-		"parent":       {"../A": nil},
-		"too big":      {"A": make([]byte, 64<<20)},
-		"empty":        {"": nil},
-		"trailing dot": {"A.": nil},
+	files := func(n int) map[string][]byte {
+		all := map[string][]byte{}
+		for i := range n {
+			all[fmt.Sprintf("F%d", i)] = nil
+		}
+		return all
+	}
+	const name = "is not a name of 8+3"
+	for want, c := range map[string][]map[string][]byte{
+		name: {
+			{"a.txt": nil}, {"ABCDEFGHI": nil}, {"A.BCDE": nil}, {"A.B.C": nil}, {"A.": nil}, {".A": nil},
+			{"": nil}, {"/A": nil}, {"A//B": nil}, {"A/": nil}, {"./A": nil}, {"../A": nil}, {"A/../B": nil},
+		},
+		"need more than the": {{"A": make([]byte, 64<<20)}},
+		"more than 512 of":   {files(512)}, // with the label
+		"":                   {files(511), {"ABCDEFGH.TXT": nil}},
 	} {
-		if _, err := Image(files); !errors.Is(err, ErrFiles) {
-			t.Errorf("%s: error %v, want ErrFiles", name, err)
+		for _, f := range c {
+			_, err := Image(f)
+			if want == "" && err != nil || want != "" && (!errors.Is(err, ErrFiles) || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%d files: %v, want %v with %q", len(f), err, ErrFiles, want)
+			}
 		}
 	}
 }

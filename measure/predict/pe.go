@@ -193,9 +193,6 @@ func (img *image) hash(h hashes) error {
 		parts = append(parts, [2]int64{hashed, end})
 	}
 	for _, p := range parts {
-		if p[1] < p[0] {
-			return fmt.Errorf("%w: overlapping headers", ErrPE)
-		}
 		if err := h.copyRange(img.r, p[0], p[1]); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"strings"
@@ -97,13 +98,17 @@ func TestForImageGolden(t *testing.T) {
 }
 
 func TestForImageRefuses(t *testing.T) {
-	if _, err := ForImage(descriptor(), nil); err == nil {
-		t.Error("no banks: no error")
-	}
-	if _, err := ForImage(event.Descriptor{Kind: event.KindLinux}, bothBanks); err == nil {
-		t.Error("invalid descriptor: no error")
-	}
-	if _, err := ForImage(descriptor(), []tpm2.TPMAlgID{0x12}); err == nil {
-		t.Error("unsupported bank: no error")
+	pe := buildPE(nil, "", "")
+	for want, err := range map[string]error{
+		"no PCR bank":         second(ForImage(descriptor(), nil)),
+		"predict linux":       second(ForImage(event.Descriptor{Kind: event.KindLinux}, bothBanks)),
+		"predict container":   second(ForImage(descriptor(), []tpm2.TPMAlgID{0x12})),
+		"digest: no PCR bank": second(Authenticode(bytes.NewReader(pe), int64(len(pe)), nil)),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want one with %q", err, want)
+		}
 	}
 }
+
+func second[T any](_ T, err error) error { return err }

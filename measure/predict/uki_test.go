@@ -137,29 +137,43 @@ func TestNotPE(t *testing.T) {
 		copy(c[at:], b)
 		return c
 	}
-	for name, b := range map[string][]byte{
-		"empty":                {},
-		"text":                 []byte(strings.Repeat("hello ", 100)),
-		"cut":                  good[:200],
-		"cut section":          buildPE([]testSection{{".text", "code", 0}}, "", "")[:testHeaders+2],
-		"cut certificates":     good[:len(good)-2],
-		"PE header far away":   change(0x3c, 0xff, 0xff, 0xff, 0xff),
-		"no signature":         change(0x80, 'N', 'E'),
-		"too many sections":    change(0x86, 0xff, 0xff),
-		"optional header":      change(0x80+20, 10, 0),
-		"kind":                 change(0x80+24, 0x07, 0x01),
-		"headers too long":     change(0x80+24+60, 0xff, 0xff, 0xff, 0x7f),
-		"headers too short":    change(0x80+24+60, 1, 0, 0, 0),
-		"certificates inside":  change(securityAt, 0, 4, 0, 0),
-		"certificates outside": change(securityAt+4, 0xff, 0xff, 0xff, 0xff),
+	for name, c := range map[string]struct {
+		b    []byte
+		want string
+	}{
+		"empty":                {[]byte{}, "no DOS header"},
+		"text":                 {[]byte(strings.Repeat("hello ", 100)), "no DOS header"},
+		"cut":                  {good[:200], "sections that do not fit"},
+		"cut section":          {buildPE([]testSection{{".text", "code", 0}}, "", "")[:testHeaders+2], "the file at 1026"},
+		"cut certificates":     {good[:len(good)-2], "not at its end"},
+		"PE header far away":   {change(0x3c, 0xff, 0xff, 0xff, 0xff), "no PE header"},
+		"no signature":         {change(0x80, 'N', 'E'), "no PE header"},
+		"too many sections":    {change(0x86, 0xff, 0xff), "65535 sections"},
+		"optional header":      {change(0x80+20, 10, 0), "optional header of 10 bytes"},
+		"kind":                 {change(0x80+24, 0x07, 0x01), "of kind 0x107"},
+		"headers too long":     {change(0x80+24+60, 0xff, 0xff, 0xff, 0x7f), "headers of 2147483647 bytes"},
+		"headers too short":    {change(0x80+24+60, 1, 0, 0, 0), "headers of 1 bytes"},
+		"headers end early":    {change(0x80+24+60, 0xaf, 1, 0, 0), "headers of 431 bytes"},
+		"certificates inside":  {change(securityAt, 0, 4, 0, 0), "not at its end"},
+		"certificates outside": {change(securityAt+4, 0xff, 0xff, 0xff, 0xff), "not at its end"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := Authenticode(bytes.NewReader(b), int64(len(b)), bothBanks); !errors.Is(err, ErrPE) {
-				t.Errorf("error = %v; want ErrPE", err)
-			}
-		})
+		_, err := Authenticode(bytes.NewReader(c.b), int64(len(c.b)), bothBanks)
+		if !errors.Is(err, ErrPE) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %v with %q", name, err, ErrPE, c.want)
+		}
+	}
+	if _, err := Authenticode(bytes.NewReader(change(0x80+24+60, 0xb0, 1, 0, 0)), int64(len(good)), bothBanks); err != nil { // right behind the table
+		t.Errorf("the shortest headers: %v", err)
+	}
+	broken := errors.New("medium error")
+	if _, err := Authenticode(brokenReader{broken}, 4096, bothBanks); !errors.Is(err, broken) {
+		t.Errorf("a file that cannot be read: %v, want %v", err, broken)
 	}
 }
+
+type brokenReader struct{ err error }
+
+func (b brokenReader) ReadAt([]byte, int64) (int, error) { return 0, b.err }
 
 func readTestdata(t *testing.T, path string) string {
 	t.Helper()
