@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -28,8 +29,9 @@ func TestChecks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	large := *key
-	large.Value.PublicKey = strings.Repeat("a", maxKeyBytes+1)
+	full, large := *key, *key // the longest key, and one that is longer
+	full.Value.PublicKey = strings.Repeat("a", maxKeyBytes)
+	large.Value.PublicKey = full.Value.PublicKey + "a"
 	expires := time.Now().Add(time.Hour)
 	root := func(change func(*metadata.RootType)) error {
 		r := &metadata.Root(expires).Signed
@@ -84,6 +86,7 @@ func TestChecks(t *testing.T) {
 		{"no threshold", root(func(r *metadata.RootType) { r.Roles[RoleTargets].Threshold = 0 })},
 		{"no keys", root(func(r *metadata.RootType) { r.Roles[RoleTargets].KeyIDs = nil })},
 		{"is missing", root(func(r *metadata.RootType) { r.Keys["x"] = nil })},
+		{"", root(func(r *metadata.RootType) { r.Keys["x"] = &full })},
 		{"larger than", root(func(r *metadata.RootType) { r.Keys["x"] = &large })},
 
 		{"", timestamp(func(*metadata.TimestampType) {})},
@@ -99,6 +102,8 @@ func TestChecks(t *testing.T) {
 		{"no content", targets(func(s *metadata.TargetsType) { s.Targets["os"] = nil })},
 		{"negative length", targets(func(s *metadata.TargetsType) { s.Targets["os"].Length = -1 })},
 		{"is missing", targets(func(s *metadata.TargetsType) { s.Delegations.Keys["x"] = nil })},
+		{"", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Name = strings.Repeat("a", maxRoleName) })},
+		{fmt.Sprintf("has %d bytes", maxRoleName+1), targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Name = strings.Repeat("a", maxRoleName+1) })},
 		{"has 0 bytes", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Name = "" })},
 		{"top-level role root", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Name = RoleRoot })},
 		{"no threshold", targets(func(s *metadata.TargetsType) { s.Delegations.Roles[0].Threshold = 0 })},
@@ -133,6 +138,8 @@ func TestScan(t *testing.T) {
 		{"nested deeper", strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1)},
 		{"", `{"signatures":[` + strings.Repeat(`{},`, maxSignatures-1) + `{}]}`},
 		{"signatures", `{"signatures":[` + strings.Repeat(`{},`, maxSignatures) + `{}]}`},
+		{"", `[` + strings.Repeat(`0,`, maxValues-3) + `0]`}, // the brackets count too
+		{"values", `[` + strings.Repeat(`0,`, maxValues-2) + `0]`},
 		{"values", `[` + strings.Repeat(`0,`, maxValues) + `0]`},
 		{"appears twice", `{"a":{"b":1,"c":2,"b":3}}`},
 		{"appears twice", `{"a":1,"\u0061":2}`},
