@@ -40,6 +40,7 @@ func NewRemote(reference string, conn Connection) (*Remote, error) {
 	repo.PlainHTTP = conn.PlainHTTP
 	repo.ReferrerListMaxPages = maxPages
 	repo.MaxMetadataBytes = MaxManifest
+	repo.SkipReferrersGC = true // many registries, and accounts that may only push, delete nothing
 	return &Remote{repo: repo, client: client}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -46,6 +47,29 @@ func registry(t *testing.T) string {
 	s := httptest.NewServer(ociserver.New(ocimem.New(), nil))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
+}
+
+// simpleRegistry starts a registry as Debian's docker-registry is: it keeps no list of referrers and deletes nothing.
+func simpleRegistry(t *testing.T) string {
+	t.Helper()
+	registry := ociserver.New(ocimem.New(), &ociserver.Options{DisableReferrersAPI: true})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		registry.ServeHTTP(withoutSubject{w}, r)
+	}))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+// withoutSubject does not say that the registry has understood what a manifest refers to.
+type withoutSubject struct{ http.ResponseWriter }
+
+func (w withoutSubject) WriteHeader(code int) {
+	w.Header().Del("OCI-Subject")
+	w.ResponseWriter.WriteHeader(code)
 }
 
 func write(t *testing.T, name string, b []byte) string {
@@ -207,7 +231,12 @@ func layout(t *testing.T, dir, ref string) *media.Layout {
 // TestEverywhere publishes to a registry and copies from place to place;
 // what arrives last is still the same signed image with everything attached.
 func TestEverywhere(t *testing.T) {
-	addr, dir := registry(t), t.TempDir()
+	t.Run("registry", func(t *testing.T) { everywhere(t, registry(t)) })
+	t.Run("simple registry", func(t *testing.T) { everywhere(t, simpleRegistry(t)) })
+}
+
+func everywhere(t *testing.T, addr string) {
+	dir := t.TempDir()
 	stops := []string{
 		addr + "/os/test:v1",
 		"oci:" + filepath.Join(dir, "a", "layout") + ":v1",
