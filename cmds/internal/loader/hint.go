@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// Hint adds to the error of a registry or repository what to do about it, where
-// that is a flag of the command: the one that names a CA, or the one that does
-// TLS) or a server to look at.
+// Hint adds to the error of a registry or repository what to do about it: a
+// flag of the command, the one that names a CA or the one that does without TLS,
+// or a server to look at.
 func Hint(err error, ca, plainHTTP string) error {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return fmt.Errorf("%w; name its CA with %s FILE", err, ca)
