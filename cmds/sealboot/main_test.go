@@ -179,13 +179,14 @@ func TestSiteConfig(t *testing.T) {
 			if name == "a token" && (site.Attestd.JoinToken != "1234567890abcdef" || site.Floor != config.FloorOptional) {
 				t.Errorf("the join token is %q, the floor %s", site.Attestd.JoinToken, site.Floor)
 			}
+			const ends = " panic=10 rd.shell=0 rd.emergency=reboot"
 			want, ok := map[string]string{
-				"a command line": "quiet systemd.import_credentials=no efi=noruntime",
-				"credentials":    "systemd.import_credentials=yes efi=noruntime",
-				"EFI variables":  "efi=runtime quiet systemd.import_credentials=no",
+				"a command line": "quiet systemd.import_credentials=no efi=noruntime" + ends,
+				"credentials":    "systemd.import_credentials=yes efi=noruntime" + ends,
+				"EFI variables":  "efi=runtime quiet systemd.import_credentials=no" + ends,
 			}[name]
 			if !ok {
-				want = "systemd.import_credentials=no efi=noruntime"
+				want = "systemd.import_credentials=no efi=noruntime" + ends
 			}
 			if site.Cmdline != want {
 				t.Errorf("the command line is %q; want %q", site.Cmdline, want)

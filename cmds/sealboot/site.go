@@ -112,12 +112,19 @@ func require(cmd *cobra.Command, names ...string) {
 // A setting is an option of the operating system's kernel or init.
 type setting struct{ name, value string }
 
-// shut are the settings that make the operating system deaf to what comes from outside its image. Whoever holds the
-// machine, or had an operating system on it, sets SMBIOS strings, QEMU's fw_cfg and EFI variables, which no policy
-// compares. systemd would take root's password and files from the first two, and a piece of command line, root's
+// shut are the settings that shut out whoever holds the machine.
+//
+// From outside of its image an operating system is to take nothing: no policy compares SMBIOS strings, QEMU's fw_cfg and
+// EFI variables. systemd would take root's password and files from the first two, and a piece of command line, root's
 // shell among it, from the variable SystemdOptions; for that one it has no switch but a kernel that shows no variables.
+//
+// And what fails ends in a reset. Who takes the disk away would be given root's shell by an initrd of initramfs-tools
+// (panic) or dracut (rd), without a password and beside the handover.
 func shut() []setting {
-	return []setting{{"systemd.import_credentials", "no"}, {"efi", "noruntime"}}
+	return []setting{
+		{"systemd.import_credentials", "no"}, {"efi", "noruntime"},
+		{"panic", "10"}, {"rd.shell", "0"}, {"rd.emergency", "reboot"},
+	}
 }
 
 // closed adds them to a command line, where it does not say something about them already.
