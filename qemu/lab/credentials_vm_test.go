@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealboot/sealboot/board"
 	"github.com/sealboot/sealboot/qemu"
 )
 
@@ -90,13 +88,4 @@ func TestCredentialsTaken(t *testing.T) {
 			t.Errorf("the probe did not find %s: %q", taken, b.Demo())
 		}
 	}
-}
-
-// trustLoader makes the loader of this machine a good one of the site.
-func (l *Lab) trustLoader(ctx context.Context) error {
-	reference := l.unitPath("loader.json")
-	_, predicted := l.sealboot(ctx, "predict", "loader", "--uki", filepath.Join(l.loader, board.UKIFile), "--site", l.siteJSON,
-		"--name", strings.ToLower(l.unit), "-o", reference)
-	_, added := l.sealboot(ctx, "policy", "add", "--dir", l.site, reference)
-	return errors.Join(predicted, added)
 }

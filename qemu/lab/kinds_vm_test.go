@@ -32,7 +32,6 @@ import (
 
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/wire"
-	"github.com/sealboot/sealboot/board"
 	"github.com/sealboot/sealboot/boot/cpio"
 	"github.com/sealboot/sealboot/boot/uki"
 	"github.com/sealboot/sealboot/measure/event"
@@ -89,11 +88,7 @@ func withImageKey(t *testing.T, l *Lab, p *parts) {
 	if err := l.buildLoader(ctx); err != nil {
 		t.Fatal(err)
 	}
-	reference := l.unitPath("loader.json")
-	_, predicted := l.sealboot(ctx, "predict", "loader", "--uki", filepath.Join(l.loader, board.UKIFile), "--site", l.siteJSON,
-		"--name", "kinds", "-o", reference)
-	_, added := l.sealboot(ctx, "policy", "add", "--dir", l.site, reference)
-	if err := errors.Join(predicted, added); err != nil {
+	if err := l.trustLoader(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -285,8 +285,7 @@ func (l *Lab) emptyDisk(path string) string {
 // predict computes the reference values and gives them to the site.
 func (l *Lab) predict(ctx context.Context) error {
 	loader, image, rules := l.path("loader.json"), l.path("image.json"), l.path("rules.json")
-	if _, err := l.sealboot(ctx, "predict", "loader", "--uki", filepath.Join(l.loader, board.UKIFile), "--site", l.siteJSON,
-		"--name", "loader", "-o", loader); err != nil {
+	if err := l.predictLoader(ctx, "loader", loader); err != nil {
 		return err
 	}
 	if _, err := l.sealboot(ctx, "predict", "image", "--site", l.siteJSON, "--name", "demo", "--image-version", "1",
@@ -297,6 +296,13 @@ func (l *Lab) predict(ctx context.Context) error {
 		return err
 	}
 	_, err := l.sealboot(ctx, "policy", "add", "--dir", l.site, loader, image, l.path("profile.json"), rules)
+	return err
+}
+
+// predictLoader computes the loader's reference values.
+func (l *Lab) predictLoader(ctx context.Context, name, file string) error {
+	_, err := l.sealboot(ctx, "predict", "loader", "--uki", filepath.Join(l.loader, board.UKIFile), "--site", l.siteJSON,
+		"--name", name, "-o", file)
 	return err
 }
 

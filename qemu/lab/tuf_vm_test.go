@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/sealboot/sealboot/attest/wire"
-	"github.com/sealboot/sealboot/board"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/repo"
 	"github.com/sealboot/sealboot/boot/tuf/sign"
@@ -46,11 +45,7 @@ func withTUF(t *testing.T, l *Lab) {
 	if err := l.ExportTUF(ctx); err != nil { // the bundle's target is in it now
 		t.Fatal(err)
 	}
-	reference := l.unitPath("loader.json")
-	_, predicted := l.sealboot(ctx, "predict", "loader", "--uki", filepath.Join(l.loader, board.UKIFile), "--site", l.siteJSON,
-		"--name", strings.ToLower(l.unit), "-o", reference)
-	_, added := l.sealboot(ctx, "policy", "add", "--dir", l.site, reference)
-	if err := errors.Join(predicted, added); err != nil {
+	if err := l.trustLoader(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -68,6 +68,16 @@ func machine(t *testing.T) *Lab {
 	return l
 }
 
+// trustLoader makes the loader of this machine a good one of the site.
+func (l *Lab) trustLoader(ctx context.Context) error {
+	reference := l.unitPath("loader.json")
+	if err := l.predictLoader(ctx, strings.ToLower(l.unit), reference); err != nil {
+		return err
+	}
+	_, err := l.sealboot(ctx, "policy", "add", "--dir", l.site, reference)
+	return err
+}
+
 // switchOn boots the machine until it is off again. A test that fails prints its console.
 func switchOn(t *testing.T, l *Lab, c qemu.Config) *Boot {
 	t.Helper()
