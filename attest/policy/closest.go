@@ -22,9 +22,9 @@ import (
 func (s *Set) imageReason(v *verify.Verified, found []event.Record) wire.Reason {
 	r := wire.Reason{Code: wire.CodeImage, PCR: wire.At(v.ImagePCR)}
 	var closest *Image
-	most := 0
+	most, shown := 0, artifactsOf(found)
 	for _, image := range s.Images {
-		if n := countSame(image.Records, found); n >= most {
+		if n := countSame(image.Records, shown); n >= most {
 			closest, most = image, n
 		}
 	}
@@ -47,11 +47,23 @@ func (s *Set) imageReason(v *verify.Verified, found []event.Record) wire.Reason 
 	return r
 }
 
-// countSame counts the artifacts that two images share, wherever they stand.
-func countSame(a, b []event.Record) int {
+// artifactsOf is the set of artifacts in a list. Evidence may show thousands, and a site know hundreds of images: who
+// makes up such a log must not make attestd compare each with each.
+func artifactsOf(records []event.Record) map[event.Artifact]bool {
+	set := map[event.Artifact]bool{}
+	for _, r := range records {
+		if r.Type == event.TypeArtifact && len(r.Detail) == 0 {
+			set[event.Artifact{Role: r.Name, SHA256: r.SHA256, Size: r.Size}] = true
+		}
+	}
+	return set
+}
+
+// countSame counts the artifacts of an image that were shown, wherever they stand.
+func countSame(image []event.Record, shown map[event.Artifact]bool) int {
 	n := 0
-	for _, r := range a {
-		if r.Type == event.TypeArtifact && slices.ContainsFunc(b, func(o event.Record) bool { return sameRecord(r, o) }) {
+	for _, r := range image {
+		if r.Type == event.TypeArtifact && shown[event.Artifact{Role: r.Name, SHA256: r.SHA256, Size: r.Size}] {
 			n++
 		}
 	}
