@@ -80,6 +80,7 @@ func TestRefuse(t *testing.T) {
 		"UKI, long line":        {ofUKI(linux, cmdline(101)), ErrInvalid, "has 101 bytes, the kernel takes 100"},
 		"UKI, longest line":     {ofUKI(linux, cmdline(maxCmdline)), ErrInvalid, "the kernel takes 100"},
 		"UKI, line beyond that": {ofUKI(linux, cmdline(maxCmdline+1)), ErrInvalid, "16385 bytes in the UKI"},
+		"config, large":         {manifestOf(t, "", empty, nil, kernel, store.add(MediaTypeCmdline, bytes.Repeat([]byte(" "), maxConfig), nil)), nil, ""},
 		"config too large":      {manifestOf(t, "", empty, nil, kernel, huge), ErrInvalid, "config of 4194305 bytes"},
 	} {
 		i, err := FromManifest(context.Background(), tc.manifest, store, Options{MemAvailable: plenty})
@@ -87,6 +88,30 @@ func TestRefuse(t *testing.T) {
 		if err == nil {
 			i.Close()
 		}
+	}
+}
+
+// TestEmptySections: stubs have them, and they are no files.
+func TestEmptySections(t *testing.T) {
+	for section, want := range map[string]string{".initrd": "", ".linux": "is no UKI"} {
+		b := testUKI(t)
+		clear(b[bytes.Index(b, []byte(section))+8:][:4]) // its virtual size
+		f, err := memfd.Store("uki", func(w *os.File) error { _, err := w.Write(b); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := FromUKI(f, Options{MemAvailable: plenty})
+		if want != "" {
+			wantRefused(t, section, err, ErrInvalid, want)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i.Initrd != nil {
+			t.Errorf("%s is empty and became a file", section)
+		}
+		i.Close()
 	}
 }
 

@@ -196,6 +196,14 @@ func TestMerge(t *testing.T) {
 			[][]entry{{dir("a", 0o700), regular("a/x", "x")}, {regular("a/.wh..wh..opq", ""), regular("a/y", "y")}},
 			tree{".": d, "a": "dir 700 0:0", "a/y": f + "y"},
 		},
+		"opaque, and a new directory below": {
+			[][]entry{{dir("a", 0o700), regular("a/x", "x")}, {regular("a/.wh..wh..opq", ""), regular("a/b/y", "y")}},
+			tree{".": d, "a": "dir 700 0:0", "a/b": d, "a/b/y": f + "y"},
+		},
+		"the root twice": {
+			[][]entry{{dir("./", 0o700)}, {dir("./", 0o711), dir(".", 0o750)}},
+			tree{".": "dir 750 0:0"},
+		},
 		"directory replaces file, file replaces directory": {
 			[][]entry{{regular("a", "a"), dir("b", 0o755), regular("b/x", "x")}, {dir("a", 0o755), regular("a/y", "y"), regular("b", "b")}},
 			tree{".": d, "a": d, "a/y": f + "y", "b": f + "b"},
