@@ -55,6 +55,7 @@ type File struct {
 // Loader describes a finished loader; the same is kept in ManifestFile.
 type Loader struct {
 	Board     string `json:"board"`
+	Version   string `json:"version,omitempty"` // of the loader, for people
 	Release   string `json:"kernelRelease"`
 	Cmdline   string `json:"cmdline"`
 	UKI       File   `json:"uki"`
@@ -107,7 +108,7 @@ func (b Board) Build(ctx context.Context, o Options) (*Loader, error) {
 		return nil, err
 	}
 	step("UKI and boot disk")
-	l := &Loader{Board: b.Name, Release: k.Release, Cmdline: b.Cmdline, Kernel: describe(image), Initramfs: describe(ramfs), dir: o.Out}
+	l := &Loader{Board: b.Name, Version: o.Initramfs.Version, Release: k.Release, Cmdline: b.Cmdline, Kernel: describe(image), Initramfs: describe(ramfs), dir: o.Out}
 	if o.Cmdline != "" {
 		l.Cmdline = o.Cmdline
 	}

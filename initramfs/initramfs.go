@@ -48,6 +48,9 @@ type Options struct {
 	Commands []string
 	// Uinit is the name of the command that init starts.
 	Uinit string
+	// Version is what the loader calls itself, for people; see SourceVersion. When
+	// empty, nothing tells.
+	Version string
 	// Files are added as they are, mode 0400, under their slash-separated
 	// relative paths, for example "etc/sealboot/site.json".
 	Files map[string][]byte
@@ -59,11 +62,12 @@ type Options struct {
 
 // Loader returns the options of the product's loader: the firmware commands of
 // the checkout at source, started with the site config given as JSON.
-func Loader(source string, site []byte) Options {
+func Loader(source, version string, site []byte) Options {
 	o := Options{
-		Source: source,
-		Uinit:  firmwareCommands[0],
-		Files:  map[string][]byte{strings.TrimPrefix(config.SitePath, "/"): site},
+		Source:  source,
+		Uinit:   firmwareCommands[0],
+		Version: version,
+		Files:   map[string][]byte{strings.TrimPrefix(config.SitePath, "/"): site},
 	}
 	for _, name := range firmwareCommands {
 		o.Commands = append(o.Commands, "./cmds/"+name)
@@ -88,6 +92,9 @@ func (o *Options) check() error {
 			return fmt.Errorf("%w: two commands are called %q", ErrOptions, name)
 		}
 		seen[name] = true
+	}
+	if o.Version != "" && !versionForm.MatchString(o.Version) {
+		return fmt.Errorf("%w: version %q: want at most 64 letters, digits and .+~_-", ErrOptions, o.Version)
 	}
 	if o.Uinit == "init" || !seen[o.Uinit] {
 		return fmt.Errorf("%w: the uinit %q is not one of the commands", ErrOptions, o.Uinit)
@@ -129,9 +136,13 @@ func (o *Options) archive(busybox []byte) ([]byte, error) {
 		records[name] = cpio.Symlink(name, "bb")
 	}
 	records["bbin/uinit"] = cpio.Symlink("bbin/uinit", o.Uinit)
+	if o.Version != "" {
+		name := strings.TrimPrefix(config.VersionPath, "/")
+		records[name] = cpio.StaticFile(name, o.Version+"\n", 0o444)
+	}
 	for name, content := range o.Files {
 		if _, taken := records[name]; taken {
-			return nil, fmt.Errorf("%w: file %q would replace a command", ErrOptions, name)
+			return nil, fmt.Errorf("%w: file %q would replace one of the loader's own", ErrOptions, name)
 		}
 		records[name] = cpio.StaticFile(name, string(content), 0o400)
 	}

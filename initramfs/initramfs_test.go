@@ -42,6 +42,8 @@ func TestOptionsRefused(t *testing.T) {
 		"absolute file":   func(o *Options) { o.Files = map[string][]byte{"/etc/a": nil} },
 		"file outside":    func(o *Options) { o.Files = map[string][]byte{"../a": nil} },
 		"file not clean":  func(o *Options) { o.Files = map[string][]byte{"etc//a": nil} },
+		"long version":    func(o *Options) { o.Version = strings.Repeat("1", 65) },
+		"hostile version": func(o *Options) { o.Version = "v1\n" },
 		"file for a name": func(o *Options) { o.Files = map[string][]byte{"etc/": nil} },
 	} {
 		o := good()
@@ -53,7 +55,7 @@ func TestOptionsRefused(t *testing.T) {
 }
 
 func TestArchive(t *testing.T) {
-	o := Options{Source: ".", Commands: []string{"./a", "example.org/b"}, Uinit: "a", Files: map[string][]byte{"etc/x/f": []byte("text")}}
+	o := Options{Source: ".", Commands: []string{"./a", "example.org/b"}, Uinit: "a", Version: "v1.2.0", Files: map[string][]byte{"etc/x/f": []byte("text")}}
 	archive, err := o.archive([]byte("binary"))
 	if err != nil {
 		t.Fatal(err)
@@ -90,6 +92,7 @@ func TestArchive(t *testing.T) {
 	}
 	want := map[string]string{
 		"init": "bbin/init", "bbin/bb": "binary", "bbin/init": "bb", "bbin/a": "bb", "bbin/b": "bb", "bbin/uinit": "a", "etc/x/f": "text",
+		"etc/sealboot/version": "v1.2.0\n",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("contents (-want +got):\n%s", diff)

@@ -44,7 +44,7 @@ func TestStatusPage(t *testing.T) {
 		}
 	}
 	a := strings.Repeat("a", 64)
-	ok := store.Status{Time: time.Now(), Phase: "boot", Image: "edge-os-1.4", Version: 14}
+	ok := store.Status{Time: time.Now(), Phase: "boot", Image: "edge-os-1.4", Version: 14, Loader: "v1.2.0"}
 	if err := l.store.Decide(ctx, store.Decision{Cookie: "c", ID: "d", Device: a, Allow: true, Ack: "x", Expires: time.Now(), Status: ok, Effects: store.Effects{Status: ok}}); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestStatusPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ek := range []string{strings.Repeat("b", 64), strings.Repeat("f", 64)} {
-		report, err := wire.Marshal(&wire.Report{Version: wire.Version, Site: "lab", EK: ek, Stage: "fetch", Reason: hostileText + strings.Repeat("long ", 100), Loader: "x"})
+		report, err := wire.Marshal(&wire.Report{Version: wire.Version, Site: "lab", EK: ek, Stage: "fetch", Reason: hostileText + strings.Repeat("long ", 100), Loader: hostileText})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func TestStatusPage(t *testing.T) {
 			t.Errorf("the page contains %q", bad)
 		}
 	}
-	for _, want := range []string{"edge-os-1.4", "till-1", "waiting for approval", "&lt;script&gt;"} {
+	for _, want := range []string{"edge-os-1.4", "loader v1.2.0", "by &lt;", "till-1", "waiting for approval", "&lt;script&gt;"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q", want)
 		}

@@ -197,8 +197,9 @@ func (s *Server) secrets(d *decision, cert []byte) (*wire.Secrets, error) {
 
 // record is what the store keeps of the decision.
 func (s *Server) record(d *decision, remote string) store.Decision {
-	status := store.Status{Time: s.Now(), Phase: string(d.verdict.Claimed.Phase), Image: d.found.image, Version: d.found.version}
-	event := store.Event{Phase: status.Phase, Detail: map[string]string{"remote": remote, "loader": wire.Clean(d.verdict.Claimed.Loader)}}
+	status := store.Status{Time: s.Now(), Phase: string(d.verdict.Claimed.Phase), Image: d.found.image, Version: d.found.version,
+		Loader: wire.Clean(d.verdict.Claimed.Loader)}
+	event := store.Event{Phase: status.Phase, Detail: map[string]string{"remote": remote, "loader": status.Loader}}
 	if d.found.image != "" {
 		event.Detail["image"] = d.found.image
 	}

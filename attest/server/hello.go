@@ -80,7 +80,7 @@ func (s *Server) report(ctx context.Context, r *http.Request, body []byte) ([]by
 	if err != nil {
 		return nil, err
 	}
-	st := store.Status{Time: s.Now(), Phase: "boot", Verdict: "report", Stage: m.Stage, Reason: reason}
+	st := store.Status{Time: s.Now(), Phase: "boot", Verdict: "report", Stage: m.Stage, Reason: reason, Loader: wire.Clean(m.Loader)}
 	if a := d.Attempt; m.Stage == stageAttest && a.Verdict == "deny" && st.Time.Sub(a.Time) < denialStands {
 		return []byte("{}"), nil
 	}

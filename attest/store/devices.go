@@ -61,6 +61,7 @@ type Status struct {
 	Reason   string    `json:"reason,omitempty"`
 	Image    string    `json:"image,omitempty"`
 	Version  int64     `json:"version,omitempty"` // of the image
+	Loader   string    `json:"loader,omitempty"`  // version of what spoke, in its own words
 	Decision string    `json:"decision,omitempty"`
 }
 

@@ -34,6 +34,9 @@ const (
 // SitePath is where a loader finds its site config.
 const SitePath = "/etc/sealboot/site.json"
 
+// VersionPath is where a loader finds its own version, a line for people.
+const VersionPath = "/etc/sealboot/version"
+
 // A Site is what a loader image is built for.
 type Site struct {
 	// Name is the site's name: for people, and part of what is attested.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sealboot/sealboot/attest/agent"
 	"github.com/sealboot/sealboot/attest/device"
+	"github.com/sealboot/sealboot/cmds/internal/version"
 	"github.com/sealboot/sealboot/measure/tpm"
 )
 
@@ -28,6 +29,7 @@ const usage = `attest COMMAND [flags]
   attest unlock --volume NAME --device DEV     open (at first boot: format) a volume as /dev/mapper/NAME
   attest agent [--once]                        identify to attestd, report health, renew the certificate
   attest status                                what this boot was given
+  attest --version
 
 Flags of all: --dir DIR  the loader's handover (default /run/sealboot)
               --tpm ADDR /dev/tpmrm0 (default), unix:PATH, tcp:HOST:PORT
@@ -46,9 +48,6 @@ const (
 	exitUnreachable = 6
 )
 
-// version is what this program calls itself towards attestd, for people.
-const version = "attest/1"
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -66,6 +65,10 @@ type options struct {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 || args[0] == "-h" || args[0] == "--help" || args[0] == "help" {
 		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	if len(args) == 1 && args[0] == "--version" {
+		fmt.Fprintln(stdout, "attest", version.String())
 		return 0
 	}
 	commands := map[string]func(context.Context, options, io.Writer) error{
@@ -162,7 +165,7 @@ func runAgent(ctx context.Context, o options, out io.Writer) error {
 	defer t.Close()
 	a := &agent.Agent{
 		Handover: h,
-		Key:      &agent.TPMKey{TPM: t, Handover: h, Version: version},
+		Key:      &agent.TPMKey{TPM: t, Handover: h, Version: "attest/" + version.String()},
 		Log:      slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: untimed})),
 		Healthy: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, o.healthTimeout)

@@ -16,6 +16,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		"help":           {[]string{"help"}, 0, "attest evidence"},
+		"version":        {[]string{"--version"}, 0, "attest devel\n"},
 		"unknown":        {[]string{"x"}, exitUsage, "unknown command"},
 		"no volume":      {[]string{"unlock"}, exitUsage, "wrong arguments"},
 		"no handover":    {[]string{"status", "--dir", "/nonexistent"}, exitNotAttested, "holds no release"},

@@ -78,6 +78,15 @@ func output(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out(), diag()
 }
 
+func TestVersion(t *testing.T) {
+	if code, out, diag := output(t, "--version"); code != loader.ExitOK || out != "ociboot devel\n" || diag != "" {
+		t.Errorf("exit code %d, %q, %q", code, out, diag)
+	}
+	if code, out, diag := output(t, "--version", "registry.example/os:1"); code != loader.ExitUsage || !strings.Contains(diag, "goes alone") {
+		t.Errorf("with an image: exit code %d, %q, %q", code, out, diag)
+	}
+}
+
 func TestDryRun(t *testing.T) {
 	dir := layout(t)
 	code, out, diag := output(t, "--dry-run", "--json", "--cmdline", "extra", dir)

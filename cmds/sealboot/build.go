@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ func newBuildCmd() *cobra.Command {
 }
 
 func newBuildLoaderCmd() *cobra.Command {
-	var boardName, site, source, out string
+	var boardName, site, source, version, out string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "loader",
@@ -32,7 +33,11 @@ func newBuildLoaderCmd() *cobra.Command {
 site config inside, and a disk image that firmware boots it from.
 
 The kernel is built once and kept in the user's cache directory. The same
-sources, tools and site config give the same bytes.`,
+sources, tools, site config and version give the same bytes.
+
+The loader's version tells people which one a machine runs: it is on the console,
+in what attestd records, and proves nothing. It names the Git commit of the
+sources unless --version does.`,
 		Example: `  sealboot build loader --board qemu-x86_64 --site site.json -o loader
   sealboot vm run --boot loader/loader.img`,
 		Args: cobra.NoArgs,
@@ -49,7 +54,7 @@ sources, tools and site config give the same bytes.`,
 				return err
 			}
 			options := board.Options{
-				Initramfs: initramfs.Loader(source, siteJSON),
+				Initramfs: initramfs.Loader(source, cmp.Or(version, initramfs.SourceVersion(cmd.Context(), source)), siteJSON),
 				Out:       out,
 				Step:      func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "building", s) },
 			}
@@ -67,6 +72,7 @@ sources, tools and site config give the same bytes.`,
 	f.StringVar(&boardName, "board", board.QEMU().Name, "the machine to build for")
 	f.StringVar(&site, "site", "site.json", "the site config to put inside")
 	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
+	f.StringVar(&version, "version", "", "what the loader calls itself; the commit of the sources if empty, and \"devel\" outside of a Git repository")
 	f.StringVarP(&out, "output", "o", "loader", "the directory for the result")
 	f.BoolVarP(&verbose, "verbose", "v", false, "show the output of the compilers")
 	oneOf(cmd, "board", boardNames()...)
@@ -153,6 +159,9 @@ func newBuildSizeCmd() *cobra.Command {
 func printSizes(w io.Writer, l *board.Loader) error {
 	kib := func(n int64) float64 { return float64(n) / 1024 }
 	total := l.Kernel.Size + l.Initramfs.Size
+	if l.Version != "" {
+		fmt.Fprintf(w, "version    %s\n", l.Version)
+	}
 	fmt.Fprintf(w, "kernel     %9.1f KiB  %s\n", kib(l.Kernel.Size), l.Release)
 	fmt.Fprintf(w, "initramfs  %9.1f KiB\n", kib(l.Initramfs.Size))
 	fmt.Fprintf(w, "together   %9.1f KiB  of %.1f (%.0f %%)\n", kib(total), kib(board.Budget), 100*float64(total)/board.Budget)

@@ -74,7 +74,7 @@ func newDeviceListCmd(dir *string) *cobra.Command {
 			}
 			return withStore(cmd.Context(), *dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
 				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "DEVICE\tLABEL\tSTATE\tTIER\tPROVEN\tIMAGE\tLAST ATTEMPT\tREASON")
+				fmt.Fprintln(w, "DEVICE\tLABEL\tSTATE\tTIER\tPROVEN\tIMAGE\tLOADER\tLAST ATTEMPT\tREASON")
 				for after := ""; ; {
 					page, err := db.Devices(ctx, after, listPage)
 					if err != nil {
@@ -82,8 +82,8 @@ func newDeviceListCmd(dir *string) *cobra.Command {
 					}
 					for _, d := range page {
 						if state == "" || state == string(d.State) {
-							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID[:16], d.Label, d.State, d.Tier,
-								stamp(d.Confirmed.Time), d.Confirmed.Image, strings.TrimSpace(stamp(d.Attempt.Time)+" "+d.Attempt.Verdict), d.Attempt.Reason)
+							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID[:16], d.Label, d.State, d.Tier,
+								stamp(d.Confirmed.Time), d.Confirmed.Image, d.Confirmed.Loader, strings.TrimSpace(stamp(d.Attempt.Time)+" "+d.Attempt.Verdict), d.Attempt.Reason)
 						}
 					}
 					if len(page) < listPage {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/cmds/internal/version"
 )
 
 // Exit codes.
@@ -33,6 +35,8 @@ func Main(root *cobra.Command) {
 // wrongly is shown how it is called.
 func Run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
 	root.SilenceUsage, root.SilenceErrors = true, true
+	root.Version = version.String()
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	group(root)
 	var started bool
 	watch(root, &started)

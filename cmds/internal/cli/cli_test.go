@@ -49,3 +49,14 @@ func TestRun(t *testing.T) {
 		})
 	}
 }
+
+func TestVersion(t *testing.T) {
+	root := &cobra.Command{Use: "tool"}
+	root.AddCommand(&cobra.Command{Use: "box", Run: func(*cobra.Command, []string) {}})
+	root.SetArgs([]string{"--version"})
+	var out bytes.Buffer
+	root.SetOut(&out)
+	if code := Run(t.Context(), root, &out); code != 0 || out.String() != "tool devel\n" {
+		t.Errorf("exit code %d, %q", code, out.String())
+	}
+}

@@ -15,6 +15,7 @@ func firmware(command string) []string {
 	return []string{
 		module + "cmds/" + command,
 		module + "cmds/internal/loader",
+		module + "cmds/internal/version",
 		module + "boot",
 		module + "measure",
 		module + "attest/device",
@@ -66,6 +67,7 @@ func firmware(command string) []string {
 // attestCommand is what "attest" may be made of, which also builds as a u-root command.
 var attestCommand = []string{
 	module + "cmds/attest",
+	module + "cmds/internal/version",
 	module + "measure",
 	module + "attest/agent",
 	module + "attest/ca",

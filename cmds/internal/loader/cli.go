@@ -98,6 +98,10 @@ Exit codes: 0 the dry run succeeded, 1 failed and nothing was measured, 2 the co
 // Run is what ociboot and tufboot have in common: it runs the machine that the
 // command line asks for and returns the exit code.
 func Run(name string, args []string, parse func(args []string) (*Machine, *Flags, error)) int {
+	if len(args) == 1 && (args[0] == "--version" || args[0] == "-version") {
+		fmt.Println(name, Version())
+		return ExitOK
+	}
 	m, f, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return ExitOK

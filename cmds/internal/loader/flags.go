@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -19,6 +20,7 @@ type Flags struct {
 
 // Register adds the flags to a set.
 func (f *Flags) Register(s *flag.FlagSet) {
+	s.BoolFunc("version", "print the version; it goes alone", func(string) error { return errors.New("it goes alone") }) // see Run
 	s.BoolVar(&f.DryRun, "dry-run", false, "do everything but measure and boot, on any Linux machine, and print what would be booted and measured")
 	s.BoolVar(&f.JSON, "json", false, "with --dry-run: print JSON")
 	s.BoolVar(&f.NoTPM, "no-tpm", false, "boot a machine without a TPM: nothing is measured, and no secrets are released")

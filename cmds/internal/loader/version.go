@@ -1,15 +1,21 @@
 package loader
 
-import "runtime/debug"
+import (
+	"os"
+	"strings"
 
-// Version is the loader's, for people: the commit that it was built from.
+	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/cmds/internal/version"
+)
+
+// Version is what the loader calls itself towards people. In a loader image it
+// is in a file: the busybox there is the same whatever commit it is built from.
 func Version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && len(s.Value) > 12 {
-				return s.Value[:12]
-			}
-		}
+	if v := version.String(); v != version.Unknown {
+		return v
 	}
-	return "devel"
+	if text, err := os.ReadFile(config.VersionPath); err == nil {
+		return strings.TrimSpace(string(text))
+	}
+	return version.Unknown
 }
