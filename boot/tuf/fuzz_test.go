@@ -122,6 +122,7 @@ func TestScanShape(t *testing.T) {
 func TestEscape(t *testing.T) {
 	for in, want := range map[string]string{
 		"a-b_c.d~9": "a-b_c.d~9", "../x": "..%2Fx", "?#%": "%3F%23%25", "ü": "%C3%BC", "": "", " \x00": "%20%00",
+		"AZaz09": "AZaz09", "/:@[`{": "%2F%3A%40%5B%60%7B",
 	} {
 		if got := Escape(in); got != want {
 			t.Errorf("Escape(%q) is %q, want %q", in, got, want)
