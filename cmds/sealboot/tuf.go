@@ -62,19 +62,17 @@ func (s *tufSigner) keys() ([]crypto.Signer, error) {
 	return keys, nil
 }
 
-// apply makes changes in the repository dir and says what came of them.
-func (s *tufSigner) apply(cmd *cobra.Command, dir string, changes ...repo.Change) error {
+// apply makes changes in a repository and says what came of them.
+func (s *tufSigner) apply(cmd *cobra.Command, r *repo.Repo, changes ...repo.Change) error {
 	keys, err := s.keys()
 	if err != nil {
 		return err
 	}
-	return inRepo(cmd.Context(), dir, func(r *repo.Repo) error {
-		status, err := r.Apply(cmd.Context(), time.Now(), keys, changes...)
-		if err != nil {
-			return err
-		}
-		return printTUFStatus(cmd.OutOrStdout(), status)
-	})
+	status, err := r.Apply(cmd.Context(), time.Now(), keys, changes...)
+	if err != nil {
+		return err
+	}
+	return printTUFStatus(cmd.OutOrStdout(), status)
 }
 
 // changing completes a command on a repository, its first argument: it makes
@@ -86,13 +84,21 @@ func changing(cmd *cobra.Command, changes func(args []string) ([]repo.Change, er
 		if err != nil {
 			return err
 		}
-		return signer.apply(cmd, args[0], c...)
+		return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, c...) })
 	}
 	signer.flag(cmd)
 	return cmd
 }
 
+// inRepo runs f in a repository that is there.
 func inRepo(ctx context.Context, dir string, f func(*repo.Repo) error) error {
+	if !repo.Exists(dir) {
+		return fmt.Errorf("there is no repository in %s; \"sealboot tuf init %s\" begins one", dir, dir)
+	}
+	return locked(ctx, dir, f)
+}
+
+func locked(ctx context.Context, dir string, f func(*repo.Repo) error) error {
 	r, err := repo.Open(ctx, dir)
 	if err != nil {
 		return err
@@ -165,7 +171,7 @@ func newTUFInitCmd() *cobra.Command {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
-			return signer.apply(cmd, args[0], changes...)
+			return locked(cmd.Context(), args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, changes...) })
 		},
 	}
 	signer.flag(cmd)
@@ -178,6 +184,10 @@ func newTUFInitCmd() *cobra.Command {
 }
 
 func initChanges(trust, thresholds, lifetimes []string, generate string, signer *tufSigner) ([]repo.Change, error) {
+	limits, err := roleLimits(thresholds, lifetimes) // before keys are made for nothing
+	if err != nil {
+		return nil, err
+	}
 	changes := []repo.Change{repo.Create()}
 	files := map[string][]string{}
 	for _, t := range trust {
@@ -209,6 +219,11 @@ func initChanges(trust, thresholds, lifetimes []string, generate string, signer 
 		}
 		changes = append(changes, added...)
 	}
+	return append(changes, limits...), nil
+}
+
+// roleLimits are the thresholds and lifetimes of roles, ROLE=VALUE each.
+func roleLimits(thresholds, lifetimes []string) (changes []repo.Change, err error) {
 	for _, t := range thresholds {
 		role, value, err := assignment(t)
 		if err != nil {

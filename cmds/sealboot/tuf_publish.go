@@ -61,7 +61,7 @@ func newTUFAddCmd() *cobra.Command {
 			if err := img.complete(&target, dir); err != nil {
 				return err
 			}
-			return signer.apply(cmd, args[0], repo.AddTarget(target))
+			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, repo.AddTarget(target)) })
 		},
 	}
 	signer.flag(cmd)

@@ -59,6 +59,16 @@ type Repo struct {
 	step func()
 }
 
+// Exists says whether a folder holds a repository, or the draft of one.
+func Exists(dir string) bool {
+	for _, name := range []string{bundle.MetadataDir, draftDir} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Open locks the repository in the folder dir, waiting for others until ctx
 // ends, and clears away what a killed process left. The folder may be empty.
 func Open(ctx context.Context, dir string) (*Repo, error) {
