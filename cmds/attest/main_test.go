@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sealboot/sealboot/cmds/internal/version"
 )
 
 func TestUsage(t *testing.T) {
@@ -16,7 +18,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		"help":           {[]string{"help"}, 0, "attest evidence"},
-		"version":        {[]string{"--version"}, 0, "attest devel\n"},
+		"version":        {[]string{"--version"}, 0, "attest " + version.String() + "\n"},
 		"unknown":        {[]string{"x"}, exitUsage, "unknown command"},
 		"no volume":      {[]string{"unlock"}, exitUsage, "wrong arguments"},
 		"no handover":    {[]string{"status", "--dir", "/nonexistent"}, exitNotAttested, "holds no release"},

@@ -79,7 +79,7 @@ func output(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestVersion(t *testing.T) {
-	if code, out, diag := output(t, "--version"); code != loader.ExitOK || out != "ociboot devel\n" || diag != "" {
+	if code, out, diag := output(t, "--version"); code != loader.ExitOK || out != "ociboot "+loader.Version()+"\n" || diag != "" {
 		t.Errorf("exit code %d, %q, %q", code, out, diag)
 	}
 	if code, out, diag := output(t, "--version", "registry.example/os:1"); code != loader.ExitUsage || !strings.Contains(diag, "goes alone") {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sealboot/sealboot/cmds/internal/version"
 )
 
 func TestRun(t *testing.T) {
@@ -56,7 +58,7 @@ func TestVersion(t *testing.T) {
 	root.SetArgs([]string{"--version"})
 	var out bytes.Buffer
 	root.SetOut(&out)
-	if code := Run(t.Context(), root, &out); code != 0 || out.String() != "tool devel\n" {
+	if code := Run(t.Context(), root, &out); code != 0 || out.String() != "tool "+version.String()+"\n" {
 		t.Errorf("exit code %d, %q", code, out.String())
 	}
 }
