@@ -204,6 +204,31 @@ func TestDeadClock(t *testing.T) {
 	}
 }
 
+// TestClockAhead has an agent in an OS whose clock somebody has set a year ahead: by that, attestd's certificate has
+// ended. Where it is attestd's clock that was wrong at this boot, the system's counts again.
+func TestClockAhead(t *testing.T) {
+	s := startAttestd(t)
+	a, k := newTestAgent(t, s, time.Now)
+	cert := fresh(t, time.Now())
+	s.TLS.Certificates = []tls.Certificate{cert}
+	a.Handover.SiteCA = x509.NewCertPool()
+	a.Handover.SiteCA.AddCert(cert.Leaf)
+	a.Handover.Result.IssuedAt = time.Now().Add(-time.Hour).Unix()
+	a.Handover.uptime = func() time.Duration { return time.Hour }
+	a.Handover.system = func() time.Time { return time.Now().AddDate(1, 0, 0) }
+	if err := a.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if wait := a.untilRenewal(a.Handover.Now()); k.renewed == 0 || wait <= 0 || wait > ca.AgentLife {
+		t.Errorf("renewed %d times, the next in %v", k.renewed, wait)
+	}
+	a.Handover.Result.IssuedAt = time.Now().AddDate(-1, 0, 0).Unix()
+	a.Handover.system = time.Now
+	if err := a.Once(t.Context()); err != nil {
+		t.Errorf("attestd's clock was a year behind at this boot: %v", err)
+	}
+}
+
 // fresh is a certificate of a server at 127.0.0.1, as young as attestd's.
 func fresh(t *testing.T, now time.Time) tls.Certificate {
 	t.Helper()

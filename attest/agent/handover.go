@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,7 @@ type Handover struct {
 
 	system func() time.Time     // nil means time.Now
 	uptime func() time.Duration // nil means since the kernel started
+	ahead  atomic.Bool          // the system's time does not count
 }
 
 // Open reads the handover in dir ([ErrNotAttested] when there is none).
@@ -84,7 +86,8 @@ func Open(dir string) (*Handover, error) {
 }
 
 // Now is the system's time, or the time that attestd gave at this boot and what has passed since if that is later. A
-// machine without a battery for its clock begins years ago, and may never meet another clock than attestd's.
+// machine without a battery for its clock begins years ago, and may never meet another clock than attestd's. A clock
+// that is ahead shows in what it makes of attestd's certificate; see doubt.
 func (h *Handover) Now() time.Time {
 	system, uptime := h.system, h.uptime
 	if system == nil {
@@ -94,10 +97,22 @@ func (h *Handover) Now() time.Time {
 		uptime = sinceKernelStart
 	}
 	now := system()
-	if boot := time.Unix(h.Result.IssuedAt, 0).Add(uptime()); boot.After(now) {
+	if boot := time.Unix(h.Result.IssuedAt, 0).Add(uptime()); boot.After(now) || h.ahead.Load() {
 		return boot
 	}
 	return now
+}
+
+// doubt changes from the system's time to that of the release, or back, and tells so, if err is that attestd's
+// certificate is not valid now: a thief or another system may have set the machine's clock ahead. Back, because
+// attestd's own clock may have been wrong when it gave the time.
+func (h *Handover) doubt(err error) bool {
+	var invalid x509.CertificateInvalidError
+	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired {
+		return false
+	}
+	h.ahead.Store(!h.ahead.Load())
+	return true
 }
 
 // sinceKernelStart is a little less than the time since attestd answered: then the loader had still to load the kernel.
