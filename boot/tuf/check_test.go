@@ -90,6 +90,9 @@ func TestChecks(t *testing.T) {
 		{"larger than", root(func(r *metadata.RootType) { r.Keys["x"] = &large })},
 
 		{"", timestamp(func(*metadata.TimestampType) {})},
+		{"its type is", timestamp(func(s *metadata.TimestampType) { s.Type = RoleSnapshot })},
+		{"its type is", snapshot(func(s *metadata.SnapshotType) { s.Type = RoleTimestamp })},
+		{"its type is", targets(func(s *metadata.TargetsType) { s.Type = SealType })},
 		{"does not name a snapshot", timestamp(func(s *metadata.TimestampType) { s.Meta = nil })},
 		{"no version", timestamp(func(s *metadata.TimestampType) { s.Meta["snapshot.json"].Version = 0 })},
 		{"negative length", timestamp(func(s *metadata.TimestampType) { s.Meta["snapshot.json"].Length = -1 })},

@@ -285,6 +285,46 @@ func TestForgedCache(t *testing.T) {
 	}
 }
 
+// fullStore is a cache that cannot keep one of its files.
+type fullStore struct {
+	store.Memory
+	name string
+}
+
+var errFull = errors.New("no space left on device")
+
+func (s *fullStore) Save(role string, data []byte) error {
+	if role == s.name {
+		return errFull
+	}
+	return s.Memory.Save(role, data)
+}
+
+func (s *fullStore) SaveRoot(version int64, data []byte) error {
+	if s.name == fmt.Sprint(version) {
+		return errFull
+	}
+	return s.Memory.SaveRoot(version, data)
+}
+
+// TestFullStore: what could not be stored would not be known at the next boot, so it is no success.
+func TestFullStore(t *testing.T) {
+	for _, name := range []string{"root", "2", "timestamp", "snapshot", "targets"} {
+		for _, again := range []bool{false, true} { // from the first root, and with a second
+			d := newDevice(t)
+			if again {
+				d.repo.Publish("root", "targets", "snapshot", "timestamp")
+			} else if name == "2" {
+				continue
+			}
+			d.cfg.Store = &fullStore{name: name}
+			if err := d.refresh(); !errors.Is(err, tuf.ErrStore) || !errors.Is(err, errFull) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
 // TestEmbeddedRootIsNewer: after a reflash the cache is older than the firmware.
 func TestEmbeddedRootIsNewer(t *testing.T) {
 	d := newDevice(t)

@@ -57,6 +57,9 @@ func TestFloorOutlivesTheCache(t *testing.T) {
 		}
 		d.startAgain(role)
 		want(t, d.boot(), tuf.ErrRollback)
+		if _, err := d.cfg.Store.Load(role); err == nil && role != "root" {
+			t.Errorf("a %s below the floor was stored", role)
+		}
 	}
 }
 
@@ -148,6 +151,10 @@ func TestProvenance(t *testing.T) {
 	want(t, err, nil)
 	s, err := c.State()
 	want(t, err, nil)
+	target.Name = strings.Repeat("x", 5000)
+	if r, err := c.Provenance(target); err == nil {
+		t.Errorf("a record with a name of 5000 bytes: %v", r)
+	}
 	if diff := cmp.Diff(event.Record{
 		Type: event.TypeProvenance, Name: "tuf", SHA256: fmt.Sprintf("%x", s.RootSHA256),
 		Detail: map[string]string{
@@ -195,7 +202,7 @@ func TestClocks(t *testing.T) {
 			d.repo.Targets().Expires = past
 		}
 		d.repo.Publish("root", "targets", "snapshot", "timestamp")
-		if err := d.refresh(); !errors.Is(err, tuf.ErrExpired) || !strings.Contains(err.Error(), role) {
+		if err := d.refresh(); !errors.Is(err, tuf.ErrExpired) || !strings.HasPrefix(err.Error(), "tuf: "+role+": ") {
 			t.Errorf("%s: %v", role, err)
 		}
 	}
