@@ -163,7 +163,7 @@ type message struct {
 	Text    string  `json:"text,omitempty"`
 	Version string  `json:"version,omitempty"`
 	Next    string  `json:"next,omitempty"`
-	What    string  `json:"what,omitempty"`  // fetched, unpacked
+	What    string  `json:"what,omitempty"`  // fetched, unpacked, checked
 	Done    int64   `json:"done,omitempty"`  // bytes
 	Total   int64   `json:"total,omitempty"` // bytes
 	Rate    int64   `json:"rate,omitempty"`  // bytes a second

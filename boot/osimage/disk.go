@@ -120,7 +120,7 @@ func (i *Image) placeDisk(ctx context.Context, layer ocispec.Descriptor, content
 		return want, &DiskError{name, want.Size, room}
 	}
 	if want.SHA256 != "" {
-		have, err := hashDisk(ctx, opts.Disk, want.Size)
+		have, err := hashDisk(ctx, opts.Disk, want.Size, opts.Checked)
 		if err == nil && have == want {
 			return have, nil
 		}
@@ -136,7 +136,7 @@ func (i *Image) placeDisk(ctx context.Context, layer ocispec.Descriptor, content
 	if want.SHA256 != "" && wrote != want {
 		return want, otherDisk(wrote, want)
 	}
-	have, err := hashDisk(ctx, opts.Disk, wrote.Size)
+	have, err := hashDisk(ctx, opts.Disk, wrote.Size, opts.Checked)
 	if err != nil {
 		return want, err
 	}
@@ -205,12 +205,13 @@ func streamed(layer ocispec.Descriptor) bool {
 
 // hashDisk hashes the first size bytes as the medium has them: what is cached
 // of the disk is dropped first.
-func hashDisk(ctx context.Context, disk *os.File, size int64) (event.Artifact, error) {
+func hashDisk(ctx context.Context, disk *os.File, size int64, checked func(done, total int64)) (event.Artifact, error) {
 	if err := unix.Fadvise(int(disk.Fd()), 0, size, unix.FADV_DONTNEED); err != nil {
 		return event.Artifact{}, fmt.Errorf("drop cache of %s: %w", disk.Name(), err)
 	}
 	h := sha256.New()
-	n, err := io.CopyBuffer(h, ctxReader{ctx, io.NewSectionReader(disk, 0, size)}, make([]byte, 1<<20))
+	from := io.TeeReader(io.NewSectionReader(disk, 0, size), &counter{total: size, tell: checked})
+	n, err := io.CopyBuffer(h, ctxReader{ctx, from}, make([]byte, 1<<20))
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
 	}
@@ -218,4 +219,18 @@ func hashDisk(ctx context.Context, disk *os.File, size int64) (event.Artifact, e
 		return event.Artifact{}, fmt.Errorf("hash %s: %w", disk.Name(), err)
 	}
 	return event.Artifact{Role: event.RoleDisk, SHA256: hex.EncodeToString(h.Sum(nil)), Size: size}, nil
+}
+
+// counter tells how many bytes went through it.
+type counter struct {
+	done, total int64
+	tell        func(done, total int64) // may be nil
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.done += int64(len(p))
+	if c.tell != nil {
+		c.tell(c.done, c.total)
+	}
+	return len(p), nil
 }

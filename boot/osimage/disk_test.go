@@ -86,13 +86,17 @@ func TestDisk(t *testing.T) {
 			m := manifestOf(t, ArtifactDisk, empty, map[string]string{AnnotationCmdline: line}, layer, store.add(MediaTypeKernel, testKernel(), nil))
 			disk := emptyDisk(t, int64(len(raw))+4096)
 			for _, boot := range []string{"first", "second, nothing to fetch"} {
-				i, err := FromManifest(context.Background(), m, store, Options{Disk: disk, MemAvailable: plenty})
+				var checked, of int64
+				i, err := FromManifest(context.Background(), m, store, Options{Disk: disk, MemAvailable: plenty, Checked: func(done, total int64) { checked, of = done, total }})
 				if err != nil {
 					t.Fatalf("%s: %v", boot, err)
 				}
 				want := []event.Artifact{art("disk", raw), {Role: "verity-root", SHA256: root}, art("kernel", testKernel()), art("cmdline", []byte(line))}
 				if diff := cmp.Diff(want, i.Descriptor.Artifacts); diff != "" {
 					t.Error(diff)
+				}
+				if all := int64(len(raw)); checked != all || of != all {
+					t.Errorf("%s: told of %d bytes of %d, want %d", boot, checked, of, all)
 				}
 				if anew := boot == "first"; anew != slices.ContainsFunc(i.Notes, func(n string) bool { return strings.Contains(n, "written anew") }) {
 					t.Errorf("%s: notes %q", boot, i.Notes)

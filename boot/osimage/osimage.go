@@ -87,6 +87,9 @@ type Options struct {
 	// converted. May be nil.
 	// It is called from several goroutines, one at a time or not.
 	Progress func(done, total int64)
+	// Checked is told how many bytes of how many of a disk were read back. May
+	// be nil.
+	Checked func(done, total int64)
 	// Disk is where a disk image is written to, a block device or a file,
 	// open for reading and writing. Without it such images are refused.
 	Disk *os.File

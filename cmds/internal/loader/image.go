@@ -61,13 +61,17 @@ func (m *Machine) wrap(i *osimage.Image) flow.Image {
 
 // options are the site's wishes for an image.
 func (m *Machine) options(src *config.Source) osimage.Options {
+	show := func(what string) func(done, total int64) {
+		return func(done, total int64) {
+			m.o.Console.Progress(console.Progress{Done: done, Total: total, What: what})
+		}
+	}
 	return osimage.Options{
-		Cmdline: m.o.Site.Cmdline,
-		Arch:    platform(src.Platform).Architecture,
-		DryRun:  m.dry,
-		Progress: func(done, total int64) {
-			m.o.Console.Progress(console.Progress{Done: done, Total: total, What: "unpacked"})
-		},
+		Cmdline:  m.o.Site.Cmdline,
+		Arch:     platform(src.Platform).Architecture,
+		DryRun:   m.dry,
+		Progress: show("unpacked"),
+		Checked:  show("checked"),
 	}
 }
 
