@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,11 +26,19 @@ const (
 	Cache = "SB-CACHE" // partial downloads
 )
 
+var errNoAnswer = errors.New("the device does not answer")
+
 // System says where block devices are seen. Its zero value is the running one.
 type System struct {
 	Sys string // "" means /sys/class/block
 	Dev string // "" means /dev
 	Dir string // where to make mount points; "" means /run
+	// Patience is how long a device may take to answer; 0 means 30 s, which is
+	// enough for a disk that has to spin up. One that hangs for ever, and with it
+	// every read in the kernel, must not stop a boot that does not need it.
+	Patience time.Duration
+
+	label func(dev string) (label, fstype string, err error) // nil means labelOf
 }
 
 func (s System) withDefaults() System {
@@ -41,6 +50,12 @@ func (s System) withDefaults() System {
 	}
 	if s.Dir == "" {
 		s.Dir = "/run"
+	}
+	if s.Patience == 0 {
+		s.Patience = 30 * time.Second
+	}
+	if s.label == nil {
+		s.label = labelOf
 	}
 	return s
 }
@@ -69,7 +84,7 @@ func (s System) mount(ctx context.Context, label string, flags uintptr) (string,
 	}
 	var errs []error
 	for _, v := range found {
-		err := v.mount(dir, flags)
+		err := s.within(ctx, func() error { return v.mount(dir, flags) })
 		if err == nil {
 			return dir, func() error {
 				if err := unix.Unmount(dir, 0); err != nil {
@@ -83,8 +98,8 @@ func (s System) mount(ctx context.Context, label string, flags uintptr) (string,
 	return "", nil, errors.Join(errs...)
 }
 
-// labelled is a device that has the label that was looked for.
-type labelled struct{ dev, fstype string }
+// labelled is a device with a file system that has a label.
+type labelled struct{ dev, label, fstype string }
 
 func (v labelled) mount(dir string, flags uintptr) error {
 	if v.fstype == "iso9660" {
@@ -120,20 +135,64 @@ func (s System) find(ctx context.Context, label string) ([]labelled, error) {
 	}
 	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	var found []labelled
-	for _, e := range entries {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+	for i, v := range s.lookAt(ctx, entries) {
+		if v.label == label {
+			v.dev = filepath.Join(s.Dev, entries[i].Name())
+			found = append(found, v)
 		}
-		dev := filepath.Join(s.Dev, e.Name())
-		// A device that can not be read, a drive without a disk say, is not it.
-		if have, fstype, err := labelOf(dev); err == nil && have == label {
-			found = append(found, labelled{dev, fstype})
-		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("volume labelled %s: %w", label, fs.ErrNotExist)
 	}
 	return found, nil
+}
+
+// lookAt reads the labels of all devices at once, as far as they answer in time.
+// A device that cannot be read, a drive without a disk say, has none.
+func (s System) lookAt(ctx context.Context, entries []os.DirEntry) []labelled {
+	type answer struct {
+		i int
+		v labelled
+	}
+	answers := make(chan answer, len(entries))
+	for i, e := range entries {
+		go func() {
+			var v labelled
+			if label, fstype, err := s.label(filepath.Join(s.Dev, e.Name())); err == nil {
+				v.label, v.fstype = label, fstype
+			}
+			answers <- answer{i, v}
+		}()
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Patience)
+	defer cancel()
+	all := make([]labelled, len(entries))
+	for range entries {
+		select {
+		case a := <-answers:
+			all[a.i] = a.v
+		case <-ctx.Done():
+			return all
+		}
+	}
+	return all
+}
+
+// within waits for f, as long as a device may take.
+func (s System) within(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.Patience, errNoAnswer)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func labelOf(dev string) (label, fstype string, err error) {
