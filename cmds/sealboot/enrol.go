@@ -141,7 +141,12 @@ func (o *enrolFlags) read(ctx context.Context, src *enrol.Source) (floorIs strin
 	if len(e.EKs) == 0 {
 		return "", fmt.Errorf("%s is not the output of attest evidence: it names no endorsement key", cmp.Or(o.evidence, o.tpm))
 	}
-	src.Hashes = append(src.Hashes, e.EKs...)
+	if o.tpm != "" {
+		src.Hashes = append(src.Hashes, e.EKs...)
+	} else {
+		// Of a file, which a machine has written, an operator can check the key that it will use.
+		src.Hashes, src.Named = append(src.Hashes, e.EKs[0]), e.EKs[1:]
+	}
 	for _, c := range e.Certificates {
 		src.Certificates = append(src.Certificates, c)
 	}

@@ -42,6 +42,7 @@ var ErrEndorsement = errors.New("no trusted certificate for the endorsement key"
 // Source is what is known of a machine. Any field may be empty, but not all.
 type Source struct {
 	Hashes       []string // hex SHA-256 of TPMT_PUBLIC; the first is the key that the device will use
+	Named        []string // of further keys, by the machine's own word: taken only with a trusted certificate
 	Publics      [][]byte // TPMT_PUBLIC or TPM2B_PUBLIC
 	Certificates [][]byte // EK certificates: DER, with padding or not, or PEM
 	Label        string   // the operator's name for it
@@ -58,12 +59,12 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 	if err := CheckLabel(s.Label); err != nil {
 		return d, err
 	}
-	for _, h := range s.Hashes {
+	for _, h := range slices.Concat(s.Hashes, s.Named) {
 		if raw, err := hex.DecodeString(h); err != nil || len(raw) != 32 || strings.ToLower(h) != h {
 			return d, fmt.Errorf("hash %q: want 64 characters of lower-case hex", h)
 		}
-		d.EKs = append(d.EKs, h)
 	}
+	d.EKs = append(d.EKs, s.Hashes...)
 	for _, raw := range s.Publics {
 		id, err := publicID(raw)
 		if err != nil {
@@ -81,7 +82,7 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 			continue
 		}
 		// A certificate beside other facts must be about one of them.
-		if known && !slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(d.EKs, id) }) {
+		if known && !slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(d.EKs, id) || slices.Contains(s.Named, id) }) {
 			problems = errors.Join(problems, fmt.Errorf("%w: it is for another key", verify.ErrOtherKey))
 			continue
 		}
@@ -95,7 +96,7 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 		// Evidence is the machine's word: beside the key of its TPM it may name one that was made in software. Only
 		// those that a maker vouches for are taken.
 		d.Tier = TierCertificate
-		d.EKs = slices.DeleteFunc(d.EKs, func(id string) bool { return !slices.Contains(endorsed, id) })
+		d.EKs = slices.DeleteFunc(append(d.EKs, s.Named...), func(id string) bool { return !slices.Contains(endorsed, id) })
 	case !s.HashSuffices:
 		return d, errors.Join(ErrEndorsement, problems)
 	}

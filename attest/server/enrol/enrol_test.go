@@ -73,6 +73,15 @@ func TestOnlyEndorsedKeysAreEnrolled(t *testing.T) {
 	if err != nil || d.Tier != TierCertificate || d.ID != tpmKey || !slices.Equal(d.EKs, []string{tpmKey}) {
 		t.Errorf("real key first: %+v, %v; want %s alone", d, err, tpmKey)
 	}
+	s.Hashes, s.Named = []string{tpmKey}, []string{software}
+	if d, err := s.Device(time.Now()); err != nil || d.Tier != TierCertificate || !slices.Equal(d.EKs, []string{tpmKey}) {
+		t.Errorf("software key named: %+v, %v; want %s alone", d, err, tpmKey)
+	}
+	s.Roots, s.HashSuffices = nil, true
+	if d, err := s.Device(time.Now()); err != nil || d.Tier != TierHash || !slices.Equal(d.EKs, []string{tpmKey}) {
+		t.Errorf("software key named, operator vouches for the first: %+v, %v; want %s alone", d, err, tpmKey)
+	}
+	s.Roots, s.HashSuffices, s.Named = tp.Pool(t), false, nil
 	s.Hashes = []string{software, tpmKey}
 	if d, err := s.Device(time.Now()); !errors.Is(err, ErrEndorsement) {
 		t.Errorf("software key first: %+v, %v; want ErrEndorsement", d, err)
