@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/u-root/gobusybox/src/pkg/bb"
 	"github.com/u-root/gobusybox/src/pkg/bb/findpkg"
@@ -37,24 +39,11 @@ func buildBusybox(ctx context.Context, o *Options) ([]byte, error) {
 		output = io.Discard
 	}
 
-	source, err := filepath.Abs(o.Source)
-	if err != nil {
-		return nil, fmt.Errorf("initramfs: source directory: %w", err)
-	}
 	arch := cmp.Or(o.Arch, "amd64")
 	gopath := filepath.Join(tmp, "gopath")
-	err = bb.BuildBusybox(log.New(output, "", 0), &bb.Opts{
-		Env: golang.Default(golang.DisableCGO(), golang.WithGOOS("linux"), golang.WithGOARCH(arch),
-			golang.WithGOROOT(goroot), golang.WithGO111MODULE("on"), golang.WithWorkingDir(source)),
-		LookupEnv:    &findpkg.Env{},
-		CommandPaths: o.commandPaths(source),
-		GenSrcDir:    gopath,
-		GenerateOnly: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("initramfs: writing the busybox sources: %w", err)
+	if err := o.generate(ctx, tmp, arch, goroot, output); err != nil {
+		return nil, err
 	}
-
 	mainDir := filepath.Join(gopath, "src/bb.u-root.com/bb")
 	if err := setLanguage(filepath.Join(mainDir, "main.go"), language); err != nil {
 		return nil, err
@@ -65,6 +54,9 @@ func buildBusybox(ctx context.Context, o *Options) ([]byte, error) {
 	cmd.Dir = mainDir
 	cmd.Env = append(os.Environ(), "GO111MODULE=off", "GOPATH="+gopath, "GOFLAGS=", "GOTOOLCHAIN=local", "GOEXPERIMENT=",
 		"CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1")
+	// Killed alone, the go command would leave its compilers to us.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var diag bytes.Buffer
 	cmd.Stdout = output
 	cmd.Stderr = io.MultiWriter(output, &diag)
@@ -76,6 +68,55 @@ func buildBusybox(ctx context.Context, o *Options) ([]byte, error) {
 		return nil, fmt.Errorf("initramfs: reading the busybox: %w", err)
 	}
 	return content, nil
+}
+
+// generate writes the busybox's sources below tmp/gopath.
+//
+// It takes seconds, and gobusybox knows no context. So when ctx ends, it is left
+// behind, and tmp is removed under its feet: by way of a descriptor, nothing can be
+// made in a directory that was removed, and the first write ends it.
+func (o *Options) generate(ctx context.Context, tmp, arch, goroot string, output io.Writer) error {
+	source, err := filepath.Abs(o.Source)
+	if err != nil {
+		return fmt.Errorf("initramfs: source directory: %w", err)
+	}
+	dir, err := os.Open(tmp)
+	if err != nil {
+		return fmt.Errorf("initramfs: work directory: %w", err)
+	}
+	var said bytes.Buffer // nobody else's: it may still be written to when we have returned
+	done := make(chan error, 1)
+	go func() {
+		defer dir.Close()
+		done <- bb.BuildBusybox(log.New(&said, "", 0), &bb.Opts{
+			Env: golang.Default(golang.DisableCGO(), golang.WithGOOS("linux"), golang.WithGOARCH(arch),
+				golang.WithGOROOT(goroot), golang.WithGO111MODULE("on"), golang.WithWorkingDir(source)),
+			LookupEnv:    &findpkg.Env{},
+			CommandPaths: o.commandPaths(source),
+			GenSrcDir:    fmt.Sprintf("/proc/self/fd/%d/gopath", dir.Fd()),
+			GenerateOnly: true,
+		})
+	}()
+	select {
+	case err = <-done:
+		_, _ = said.WriteTo(output) // a courtesy
+	case <-ctx.Done():
+		err = errors.Join(context.Cause(ctx), vacate(tmp))
+	}
+	if err != nil {
+		return fmt.Errorf("initramfs: writing the busybox sources: %w", err)
+	}
+	return nil
+}
+
+// vacate removes dir although somebody still writes to it.
+func vacate(dir string) (err error) {
+	for range 100 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // commandPaths returns what gobusybox builds: absolute directories and import
