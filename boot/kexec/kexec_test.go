@@ -124,18 +124,22 @@ func TestLoad(t *testing.T) {
 		initrd   *os.File
 		handover func(io.Writer) error
 		want     string
+		grows    bool // the handover is written into the file itself
 		flags    int
 	}{
-		"memory":      {mem(t, "initrd"), handover, padded, 0},
-		"sealed":      {sealed(unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK), handover, padded, 0},
-		"cannot shed": {sealed(unix.F_SEAL_SHRINK), handover, padded, 0},
-		"disk":        {file(t.TempDir()), handover, padded, 0},
-		"tmpfs":       {file(memory), handover, padded, 0},
-		"no initrd":   {nil, handover, "SECRET", 0},
-		"no handover": {mem(t, "initrd"), nil, "initrd", 0},
-		"neither":     {nil, nil, "", unix.KEXEC_FILE_NO_INITRAMFS},
+		"memory":      {mem(t, "initrd"), handover, padded, true, 0},
+		"sealed":      {sealed(unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK), handover, padded, false, 0},
+		"cannot shed": {sealed(unix.F_SEAL_SHRINK), handover, padded, true, 0},
+		"disk":        {file(t.TempDir()), handover, padded, false, 0},
+		"tmpfs":       {file(memory), handover, padded, false, 0},
+		"no initrd":   {nil, handover, "SECRET", false, 0},
+		"no handover": {mem(t, "initrd"), nil, "initrd", true, 0},
+		"neither":     {nil, nil, "", false, unix.KEXEC_FILE_NO_INITRAMFS},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tc.initrd != nil && growable(tc.initrd) != tc.grows {
+				t.Errorf("growable: %v, want %v", !tc.grows, tc.grows)
+			}
 			k := &fake{disabled: "0"}
 			l := Loader{k}
 			err := l.Load(context.Background(), Payload{Kernel: mem(t, "KERNEL"), Initrd: tc.initrd, Cmdline: "a b", Handover: tc.handover})
