@@ -62,9 +62,17 @@ func (p *port) dhcp4(ctx context.Context) (lease, error) {
 	got, err := c.Request(ctx, dhcpv4.WithRequestedOptions(
 		dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionInterfaceMTU))
 	if err != nil {
-		return lease{}, fmt.Errorf("no lease: %w", err)
+		return lease{}, noLease(err)
 	}
 	return fromDHCP4(got.ACK)
+}
+
+// noLease says in few words that a client has heard nothing.
+func noLease(err error) error {
+	if errors.Is(err, nclient4.ErrNoResponse) || errors.Is(err, nclient6.ErrNoResponse) || errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("no server answered")
+	}
+	return fmt.Errorf("no lease: %w", err)
 }
 
 // fromDHCP4 takes from an answer what can be used, and nothing else.
@@ -113,7 +121,7 @@ func (p *port) dhcp6(ctx context.Context) (lease, error) {
 	defer c.Close()
 	got, err := c.RapidSolicit(ctx, dhcpv6.WithRequestedOptions(dhcpv6.OptionDNSRecursiveNameServer))
 	if err != nil {
-		return lease{}, fmt.Errorf("no lease: %w", err)
+		return lease{}, noLease(err)
 	}
 	return fromDHCP6(got)
 }
@@ -159,7 +167,7 @@ func (p *port) slaac(ctx context.Context, hints *raHints) (lease, error) {
 			return l, nil
 		}
 		if err := sleep(ctx, pollEvery); err != nil {
-			return lease{}, fmt.Errorf("no router answered: %w", err)
+			return lease{}, errors.New("no router answered")
 		}
 	}
 }

@@ -46,7 +46,7 @@ func findPorts(ctx context.Context, want []config.Interface, timeout time.Durati
 			if len(ports) > 0 { // some of those that the host config names
 				return ports, nil
 			}
-			return nil, fmt.Errorf("%w: want %s, found %s", ErrNoLink, strings.Join(missing, ", "), names(links))
+			return nil, fmt.Errorf("%w: want %s, found %s; if the card is there, the loader's kernel lacks its driver", ErrNoLink, strings.Join(missing, ", "), names(links))
 		}
 	}
 }
@@ -281,7 +281,8 @@ func (p *port) automatic(ctx context.Context, timeout time.Duration, hints *raHi
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", a.method, a.err))
 	}
-	return "", lease{}, fmt.Errorf("%w after %v: %w", ErrNoAddress, timeout, errors.Join(errs...))
+	return "", lease{}, fmt.Errorf("%w after %v; check the network's DHCP server or router, or name a static address in the host config:\n%w",
+		ErrNoAddress, timeout, errors.Join(errs...))
 }
 
 // sleep waits for d, or until ctx ends.
