@@ -1,7 +1,7 @@
 // Package site is the directory that makes a server the attestd of one site: its settings, its keys and
 // its data. [Init] creates it, [Load] opens it and refuses one that is incomplete or that others can read.
 //
-//	attestd.json  settings, no secret
+//	attestd.json  settings; no secret but the store's password, if its URL has one
 //	ca.crt        the site CA's certificate
 //	ca.key        its key: agent certificates and attestd's TLS certificate
 //	server.key    signs messages, audit heads, attestation results
@@ -13,7 +13,7 @@
 //	ek-roots.pem  certificates of TPM manufacturers (or their intermediates) that may endorse a device
 //	attestd.db    the store, unless the settings name a PostgreSQL database
 //
-// Everything but ca.crt, attestd.json and ek-roots.pem is secret and has mode 0600.
+// Everything but ca.crt and ek-roots.pem has mode 0600.
 package site
 
 import (
@@ -102,6 +102,16 @@ func (s Settings) check() error {
 	return nil
 }
 
+// holdsPassword tells whether the store's URL has one: who can write there lets in whom he likes.
+func (s Settings) holdsPassword() bool {
+	u, err := url.Parse(s.Store)
+	if err != nil {
+		return true
+	}
+	_, has := u.User.Password()
+	return has || u.Query().Has("password")
+}
+
 // Host is the name or address in the site's URL, for its TLS certificate.
 func (s Settings) Host() string {
 	u, err := url.Parse(s.URL)
@@ -179,7 +189,10 @@ func fill(dir string, set Settings, roots []byte, now func() time.Time) error {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{fileCACert: caCert, fileSettings: append(settings, '\n'), fileRoots: roots} {
+	if err := seal.WriteFile(filepath.Join(dir, fileSettings), append(settings, '\n')); err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{fileCACert: caCert, fileRoots: roots} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return err
 		}
@@ -226,6 +239,11 @@ func (s *Site) load(now func() time.Time) error {
 	}
 	if err := s.check(); err != nil {
 		return fmt.Errorf("%s: %w", fileSettings, err)
+	}
+	if s.holdsPassword() {
+		if _, err := seal.ReadFile(s.path(fileSettings)); err != nil {
+			return fmt.Errorf("%s holds the store's password: %w", fileSettings, err)
+		}
 	}
 	caCert, err := os.ReadFile(s.path(fileCACert))
 	if err != nil {

@@ -95,18 +95,22 @@ func TestLoadRefuses(t *testing.T) {
 		change func(dir string) error
 		want   error
 	}{
-		"no site":        {func(dir string) error { return os.RemoveAll(dir) }, fs.ErrNotExist},
-		"readable key":   {func(dir string) error { return os.Chmod(filepath.Join(dir, fileRelease), 0o644) }, seal.ErrMode},
-		"readable KEK":   {func(dir string) error { return os.Chmod(filepath.Join(dir, fileKEK), 0o640) }, seal.ErrMode},
-		"lost CA key":    {func(dir string) error { return os.Remove(filepath.Join(dir, fileCAKey)) }, fs.ErrNotExist},
-		"lost seal key":  {func(dir string) error { return os.Remove(filepath.Join(dir, fileSeal)) }, fs.ErrNotExist},
-		"broken seal":    {func(dir string) error { return os.WriteFile(filepath.Join(dir, fileSeal), make([]byte, 60), 0o600) }, seal.ErrUnwrap},
-		"other CA key":   {func(dir string) error { return swap(dir, fileCAKey, fileServer) }, nil},
-		"same keys":      {func(dir string) error { return swap(dir, fileServer, fileRelease) }, nil},
-		"short cookie":   {func(dir string) error { return os.WriteFile(filepath.Join(dir, fileCookie), []byte("x"), 0o600) }, nil},
-		"no anchors":     {func(dir string) error { return setEndorsement(dir) }, ErrNoAnchors},
-		"renamed site":   {func(dir string) error { return edit(dir, `"site": "lab"`, `"site": "other"`) }, seal.ErrUnwrap},
-		"bad settings":   {func(dir string) error { return edit(dir, `"site"`, `site`) }, nil},
+		"no site":       {func(dir string) error { return os.RemoveAll(dir) }, fs.ErrNotExist},
+		"readable key":  {func(dir string) error { return os.Chmod(filepath.Join(dir, fileRelease), 0o644) }, seal.ErrMode},
+		"readable KEK":  {func(dir string) error { return os.Chmod(filepath.Join(dir, fileKEK), 0o640) }, seal.ErrMode},
+		"lost CA key":   {func(dir string) error { return os.Remove(filepath.Join(dir, fileCAKey)) }, fs.ErrNotExist},
+		"lost seal key": {func(dir string) error { return os.Remove(filepath.Join(dir, fileSeal)) }, fs.ErrNotExist},
+		"broken seal":   {func(dir string) error { return os.WriteFile(filepath.Join(dir, fileSeal), make([]byte, 60), 0o600) }, seal.ErrUnwrap},
+		"other CA key":  {func(dir string) error { return swap(dir, fileCAKey, fileServer) }, nil},
+		"same keys":     {func(dir string) error { return swap(dir, fileServer, fileRelease) }, nil},
+		"short cookie":  {func(dir string) error { return os.WriteFile(filepath.Join(dir, fileCookie), []byte("x"), 0o600) }, nil},
+		"no anchors":    {func(dir string) error { return setEndorsement(dir) }, ErrNoAnchors},
+		"renamed site":  {func(dir string) error { return edit(dir, `"site": "lab"`, `"site": "other"`) }, seal.ErrUnwrap},
+		"bad settings":  {func(dir string) error { return edit(dir, `"site"`, `site`) }, nil},
+		"readable password": {func(dir string) error {
+			store := `"store": "postgres://attestd:secret@db.example/attestd"`
+			return errors.Join(edit(dir, `"replica": "a"`, `"replica": "a", `+store), os.Chmod(filepath.Join(dir, fileSettings), 0o644))
+		}, seal.ErrMode},
 		"other settings": {func(dir string) error { return edit(dir, "https", "http") }, nil},
 	} {
 		dir := initSite(t)
