@@ -3,8 +3,10 @@ package bundle_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -125,6 +127,54 @@ func TestHostileTars(t *testing.T) {
 				t.Errorf("target %s of %s: %v", name, f, err)
 			}
 		}
+	}
+}
+
+// TestTarget: what a stick holds is handed out if it is exactly what was signed.
+func TestTarget(t *testing.T) {
+	const name, content = "os/1/uki", "content"
+	dir := t.TempDir()
+	path := filepath.Join(dir, bundle.TargetsDir, filepath.FromSlash(name))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	sum, full := sha256.Sum256([]byte(content)), errors.New("no space left on device")
+	want := tuf.Want{Size: int64(len(content)), SHA256: sum[:]}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, place := range []string{dir, file(t, tarball(t, entry{bundle.TargetsDir + "/" + name, []byte(content), tar.TypeReg}))} {
+		b, err := bundle.Open(place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		f, err := b.Target(t.Context(), name, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(f); err != nil || string(got) != content {
+			t.Errorf("%s: %q, %v", place, got, err)
+		}
+		f.Close()
+		for _, other := range []tuf.Want{{Size: 6, SHA256: sum[:]}, {Size: 8, SHA256: sum[:]}, {Size: 7, SHA256: make([]byte, 32)}, {Size: 7}} {
+			if _, err := b.Target(t.Context(), name, other); !errors.Is(err, tuf.ErrMismatch) {
+				t.Errorf("%s as %+v: %v, want %v", place, other, err, tuf.ErrMismatch)
+			}
+		}
+		if _, err := b.Target(gone, name, want); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s, cancelled: %v", place, err)
+		}
+		b.Create = func() (*os.File, error) { return nil, full }
+		if _, err := b.Target(t.Context(), name, want); !errors.Is(err, full) {
+			t.Errorf("%s, with no place to put it: %v", place, err)
+		}
+		b.Create = func() (*os.File, error) { return os.Open(os.DevNull) } // not for writing
+		if _, err := b.Target(t.Context(), name, want); err == nil {
+			t.Errorf("%s: success, written to nowhere", place)
+		}
+	}
+	if _, err := bundle.Open(filepath.Join(dir, "nothing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a bundle that is not there: %v", err)
 	}
 }
 

@@ -83,8 +83,11 @@ type fake struct {
 	t      *testing.T
 	files  map[string]string
 	custom map[string]string
+	broken string // the target that fails
 	open   []*os.File
 }
+
+var errMedium = errors.New("medium error")
 
 func (f *fake) Find(_ context.Context, name string) (*tuf.Target, error) {
 	data, ok := f.files[name]
@@ -95,6 +98,9 @@ func (f *fake) Find(_ context.Context, name string) (*tuf.Target, error) {
 }
 
 func (f *fake) Download(_ context.Context, t *tuf.Target) (*os.File, error) {
+	if t.Name == f.broken {
+		return nil, errMedium
+	}
 	file, err := os.CreateTemp(f.t.TempDir(), "")
 	if err != nil {
 		return nil, err
@@ -108,6 +114,9 @@ func (f *fake) Download(_ context.Context, t *tuf.Target) (*os.File, error) {
 }
 
 func (f *fake) Provenance(t *tuf.Target) (event.Record, error) {
+	if t.Name+" provenance" == f.broken {
+		return event.Record{}, errMedium
+	}
 	return event.Record{Type: event.TypeProvenance, Name: "tuf", Detail: map[string]string{"target": t.Name}}, nil
 }
 
@@ -204,6 +213,13 @@ func TestLoadRefuses(t *testing.T) {
 	} {
 		if _, err := Load(t.Context(), f, name, "amd64"); !errors.Is(err, want.err) || !strings.Contains(err.Error(), want.message) {
 			t.Errorf("%s: %v, want %v with %q", name, err, want.err, want.message)
+		}
+	}
+	for target, broken := range map[string][]string{"linux": {"linux", "k", "i", "linux provenance"}, "uki": {"uki", "uki provenance"}} {
+		for _, f.broken = range broken {
+			if _, err := Load(t.Context(), f, target, "amd64"); !errors.Is(err, errMedium) {
+				t.Errorf("%s, of which %s fails: %v", target, f.broken, err)
+			}
 		}
 	}
 	for _, file := range f.open {
