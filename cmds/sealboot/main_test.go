@@ -181,7 +181,7 @@ func TestSiteConfig(t *testing.T) {
 			if name == "a token" && (site.Attestd.JoinToken != "1234567890abcdef" || site.Floor != config.FloorOptional) {
 				t.Errorf("the join token is %q, the floor %s", site.Attestd.JoinToken, site.Floor)
 			}
-			const ends = " panic=10 rd.shell=0 rd.emergency=reboot"
+			const ends = " panic=10 rd.shell=0 rd.emergency=reboot hibernate=no"
 			want, ok := map[string]string{
 				"a command line": "quiet systemd.import_credentials=no efi=noruntime" + ends,
 				"credentials":    "systemd.import_credentials=yes efi=noruntime" + ends,

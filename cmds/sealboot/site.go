@@ -119,11 +119,12 @@ type setting struct{ name, value string }
 // shell among it, from the variable SystemdOptions; for that one it has no switch but a kernel that shows no variables.
 //
 // And what fails ends in a reset. Who takes the disk away would be given root's shell by an initrd of initramfs-tools
-// (panic) or dracut (rd), without a password and beside the handover.
+// (panic) or dracut (rd), without a password and beside the handover. Who adds one, with a kernel of his own
+// hibernating on it, would have that resumed by an initrd that was made on a machine with swap.
 func shut() []setting {
 	return []setting{
 		{"systemd.import_credentials", "no"}, {"efi", "noruntime"},
-		{"panic", "10"}, {"rd.shell", "0"}, {"rd.emergency", "reboot"},
+		{"panic", "10"}, {"rd.shell", "0"}, {"rd.emergency", "reboot"}, {"hibernate", "no"},
 	}
 }
 
