@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -62,13 +63,17 @@ type parts struct {
 	key            string // path of the private key that signs images
 }
 
-// withImageKey gives the test's machine a loader that boots signed images only,
-// and may write to a disk.
+// withImageKey gives the test's machine a loader that may write to a disk, and
+// boots only images that are signed or that TUF names.
 func withImageKey(t *testing.T, l *Lab, p *parts) {
 	t.Helper()
 	ctx := t.Context()
-	loader, site := l.loader, l.siteJSON
-	t.Cleanup(func() { l.loader, l.siteJSON, l.imageKey = loader, site, nil })
+	loader, site, from := l.loader, l.siteJSON, l.o.Boot
+	t.Cleanup(func() {
+		l.loader, l.siteJSON, l.o.Boot, l.imageKey = loader, site, from, nil
+		l.dropTUF()
+	})
+	l.o.Boot = []BootSource{FromRegistry, FromTUF}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +243,7 @@ func bootsUKIInContainer(t *testing.T, l *Lab, p parts) {
 
 // bootsDisk follows a disk image: written by the first boot, found in order by the
 // second, which could not fetch it, and written anew by the third, since
-// somebody has changed one byte.
+// somebody has changed one byte. The third has the image by TUF.
 func bootsDisk(t *testing.T, l *Lab, p parts) {
 	raw, root, blocks := diskImage(t, l, p)
 	packed := raw + ".zst"
@@ -281,7 +286,8 @@ func bootsDisk(t *testing.T, l *Lab, p parts) {
 		}()
 		up(t, false)
 	})
-	t.Run("a byte was changed", func(t *testing.T) {
+	t.Run("a byte was changed, and only TUF names the image", func(t *testing.T) {
+		pointTUF(t, l)
 		f, err := os.OpenFile(disk, os.O_WRONLY, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -291,7 +297,30 @@ func bootsDisk(t *testing.T, l *Lab, p parts) {
 			t.Fatal(err)
 		}
 		up(t, true)
+		wantRecord(t, l, event.TypeProvenance, map[string]string{"target": tufTarget})
 	})
+}
+
+// pointTUF makes TUF name the image that the registry has, which then has another
+// under that tag, with no signature.
+func pointTUF(t *testing.T, l *Lab) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodHead, fmt.Sprintf("http://127.0.0.1:%d/v2/sealboot/demo/manifests/latest", l.registry), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", string(types.OCIManifestSchema1))
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	was := l.facts.image
+	defer func() { l.facts.image = was }()
+	l.facts.image = resp.Header.Get("Docker-Content-Digest")
+	if err := errors.Join(l.PublishTUF(t.Context(), 2), l.push(t.Context(), l.facts.layout)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func fileDigest(t *testing.T, path string) string {

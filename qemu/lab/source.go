@@ -29,18 +29,27 @@ func (l *Lab) source(ctx context.Context, from BootSource) (map[string]any, erro
 	case FromRegistry:
 		entry := map[string]any{"type": "oci", "ref": l.imageRef(guestHost), "plainHTTP": true}
 		if l.imageKey != nil {
-			// A disk is written before attestd judges, so only for whom the site trusts.
-			entry["keys"], entry["disk"] = [][]byte{l.imageKey}, "SERIAL="+osSerial
+			entry["keys"] = [][]byte{l.imageKey}
 		}
-		return entry, nil
+		return l.withDisk(entry), nil
 	case FromTUF:
-		return l.tufSource(ctx)
+		entry, err := l.tufSource(ctx)
+		return l.withDisk(entry), err
 	case FromMedia:
 		return l.mediaSource(ctx)
 	case FromBundle:
 		return l.bundleSource(ctx)
 	}
 	return nil, fmt.Errorf("no way to boot from %q; there are %v", from, BootSources())
+}
+
+// withDisk lets a source write to a disk. That is before attestd judges, so only
+// for whom the site trusts.
+func (l *Lab) withDisk(entry map[string]any) map[string]any {
+	if l.imageKey != nil && entry != nil {
+		entry["disk"] = "SERIAL=" + osSerial
+	}
+	return entry
 }
 
 // mediaSource puts the image's OCI layout on a volume of its own.

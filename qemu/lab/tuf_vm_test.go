@@ -31,11 +31,7 @@ func withTUF(t *testing.T, l *Lab) {
 	loader, site, from, media := l.loader, l.siteJSON, l.o.Boot, l.facts.media
 	t.Cleanup(func() {
 		l.loader, l.siteJSON, l.o.Boot, l.facts.media = loader, site, from, media
-		l.web.stop()
-		l.web = nil
-		for _, dir := range []string{l.tufRepo(), l.tufSite(), l.path("tuf-keys"), l.path("stick")} {
-			os.RemoveAll(dir)
-		}
+		l.dropTUF()
 	})
 	l.o.Boot = []BootSource{FromTUF, FromBundle, FromMedia}
 	l.loader, l.siteJSON = l.unitPath("loader"), l.unitPath("site.json")
@@ -47,6 +43,17 @@ func withTUF(t *testing.T, l *Lab) {
 	}
 	if err := l.trustLoader(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// dropTUF removes what stands for TUF in a test.
+func (l *Lab) dropTUF() {
+	if l.web != nil {
+		l.web.stop()
+		l.web = nil
+	}
+	for _, dir := range []string{l.tufRepo(), l.tufSite(), l.path("tuf-keys"), l.path("stick")} {
+		os.RemoveAll(dir)
 	}
 }
 
