@@ -185,6 +185,36 @@ func TestClaimOnce(t *testing.T) {
 	})
 }
 
+// TestDecideSeesQuarantine lets a device in while another replica is about to commit its quarantine, and after that.
+// Nothing is written, so the challenge can be answered once the device is enrolled again.
+func TestDecideSeesQuarantine(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, f *fixture) {
+		a, b := f.open(t, "a"), f.open(t, "b")
+		enrol(t, a, id("a"))
+		decided := make(chan error, 1)
+		err := b.update(t.Context(), func(tx *sql.Tx) error {
+			_, err := tx.Exec("UPDATE devices SET state = 'quarantined'")
+			go func() { decided <- a.Decide(context.Background(), release("cookie", "d1", id("a"))) }()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-decided; !errors.Is(err, ErrNotEnrolled) {
+			t.Errorf("decided during the quarantine: %v, want ErrNotEnrolled", err)
+		}
+		if err := a.Decide(t.Context(), release("cookie", "d2", id("a"))); !errors.Is(err, ErrNotEnrolled) {
+			t.Errorf("decided after it: %v, want ErrNotEnrolled", err)
+		}
+		if err := a.SetState(t.Context(), id("a"), Enrolled, Event{Kind: "state"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Decide(t.Context(), release("cookie", "d3", id("a"))); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestConfirm(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, f *fixture) {
 		s, ctx := f.open(t, "a"), t.Context()
