@@ -17,6 +17,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/console"
@@ -30,7 +33,10 @@ const workerArg = "worker"
 func main() {
 	switch args := os.Args[1:]; {
 	case len(args) == 1 && args[0] == workerArg:
-		os.Exit(exitCode(work()))
+		code := exitCode(work())
+		// The last word, even if a thread in a driver keeps the process.
+		_, _ = os.Stdout.Close(), os.Stderr.Close()
+		os.Exit(code)
 	case len(args) == 0 && os.Getuid() == 0 && loader.InInitramfs():
 		supervise()
 	default:
@@ -49,7 +55,9 @@ func work() flow.Outcome {
 	if err != nil {
 		return bad(err)
 	}
-	con := console.New(console.Options{Out: os.Stdout, Lines: site.Console.Lines, JSON: openJSON(site.Console.JSON)})
+	second, drain := openJSON(site.Console.JSON)
+	defer drain()
+	con := console.New(console.Options{Out: os.Stdout, Lines: site.Console.Lines, JSON: second})
 	con.Title(site.Name, loader.Version())
 	m, err := loader.New(loader.Options{Site: site, SiteRaw: raw, Console: con, Version: loader.Version()})
 	if err != nil {
@@ -75,16 +83,18 @@ func bad(err error) flow.Outcome {
 	return flow.Reboot
 }
 
-// openJSON opens the second channel. A machine without it boots all the same.
-func openJSON(path string) io.Writer {
+// openJSON opens the second channel. A machine without it boots all the same, and
+// so does one where nobody reads it.
+func openJSON(path string) (second io.Writer, drain func()) {
 	if path == "" {
-		return nil
+		return nil, func() {}
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil
+		return nil, func() {}
 	}
-	return f
+	r := console.NewRelay(f)
+	return r, func() { r.Drain(time.Second) }
 }
 
 // Exit codes of the worker. They are far from what a crash could give, and 0

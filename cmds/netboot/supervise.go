@@ -5,14 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
@@ -20,104 +19,86 @@ import (
 // readPause lets a person read why the machine is about to be reset.
 const readPause = 10 * time.Second
 
-// supervise runs the worker and does what it says. It never returns.
+// A supervisor starts the worker and does what it says. Nothing that it says or
+// does itself may wait for ever: not for a console, not for a device.
+type supervisor struct {
+	out *console.Relay
+	dog *watchdog
+}
+
+// supervise never returns.
 func supervise() {
+	s := supervisor{out: console.NewRelay(os.Stdout)}
 	// Whatever happens below, this process ends in a reset.
-	defer reset(unix.LINUX_REBOOT_CMD_RESTART)
+	defer s.reset(unix.LINUX_REBOOT_CMD_RESTART)
 	defer func() {
 		if r := recover(); r != nil {
-			fmt.Printf("\nnetboot: %v\n", r)
+			s.printf("\nnetboot: %v\n", r)
 		}
 	}()
-	harden()
-	dog := openWatchdog()
-	outcome, err := runWorker()
+	s.harden()
+	s.dog = openWatchdog()
+	outcome, err := runWorker(s.out, workerPatience)
 	if outcome != flow.Kexec {
 		unload()
 	}
 	if err != nil {
-		fmt.Printf("\n FAILED     %v; reset, since nobody knows what it has done\n", err)
+		s.printf("\n FAILED     %v; reset, since nobody knows what it has done\n", err)
 	}
-	finish(outcome, dog)
+	s.finish(outcome)
 }
 
+func (s *supervisor) printf(format string, args ...any) { fmt.Fprintf(s.out, format, args...) }
+
 // harden takes away what could stop or divert a boot from the keyboard.
-func harden() {
+func (s *supervisor) harden() {
 	for _, err := range loader.Mounts() {
-		fmt.Printf("netboot: %v\n", err)
+		s.printf("netboot: %v\n", err)
 	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGPIPE)
+	noStopKey(os.Stdin)
 	write("/proc/sys/kernel/sysrq", "0")
 	write("/proc/sys/kernel/panic", "10")
+	write("/proc/sys/kernel/printk", "4") // errors; init has let warnings in, which break into lines
 	write("/proc/self/oom_score_adj", "-1000")
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
 
+// noStopKey makes a terminal ignore Ctrl-S, which noise on a serial line can be too.
+func noStopKey(terminal *os.File) {
+	t, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+	if err != nil {
+		return // no terminal
+	}
+	t.Iflag &^= unix.IXON
+	_ = unix.IoctlSetTermios(int(terminal.Fd()), unix.TCSETS, t)
+}
+
 // write sets a knob that a small kernel may not have.
 func write(path, value string) { _ = os.WriteFile(path, []byte(value), 0) }
 
-// runWorker starts this program once more and waits for it.
-func runWorker() (flow.Outcome, error) {
-	cmd := exec.Command("/proc/self/exe", workerArg)
-	cmd.Args[0] = "netboot" // a busybox goes by the name
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = []string{"GOMEMLIMIT=" + strconv.FormatInt(heapLimit(), 10)}
-	// Without the terminal no key reaches the worker; without its supervisor
-	// it must not go on.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return flow.Reboot, fmt.Errorf("start the worker: %w", err)
-	}
-	// If memory runs out, it is the worker that goes.
-	write(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "oom_score_adj"), "500")
-	err := cmd.Wait()
-	if cmd.ProcessState == nil {
-		return flow.Reboot, fmt.Errorf("wait for the worker: %w", err)
-	}
-	outcome, err := outcomeOf(cmd.ProcessState.ExitCode())
-	if err != nil {
-		return outcome, fmt.Errorf("%w: %v", err, cmd.ProcessState)
-	}
-	return outcome, nil
-}
-
-const (
-	minHeap = 48 << 20
-	maxHeap = 256 << 20
-)
-
-// heapLimit is where Go's collector starts to work hard, in bytes. Images are
-// not on the heap, so a quarter of a small machine is plenty.
-func heapLimit() int64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return minHeap
-	}
-	total := int64(info.Totalram) * int64(info.Unit)
-	return min(maxHeap, max(minHeap, total/4))
-}
-
 // finish does what the worker said.
-func finish(o flow.Outcome, dog *watchdog) {
+func (s *supervisor) finish(o flow.Outcome) {
 	switch o {
 	case flow.Kexec:
-		dog.handOver()
-		reset(unix.LINUX_REBOOT_CMD_KEXEC)
+		s.dog.handOver()
+		s.out.Drain(time.Second)
+		s.reset(unix.LINUX_REBOOT_CMD_KEXEC)
 		unload()
-		fmt.Println("\n FAILED     kexec: the kernel did not start; reset")
+		s.printf("\n FAILED     kexec: the kernel did not start; reset\n")
 	case flow.Poweroff:
 		time.Sleep(readPause)
-		reset(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		s.reset(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	case flow.Shell:
-		shell()
+		s.shell()
 	}
 	time.Sleep(readPause)
 }
 
 // shell runs the shell of an initramfs that was built with one. The marker is
 // in the image PCR, so nothing is released any more until the reset.
-func shell() {
+func (s *supervisor) shell() {
 	raw, err := config.ReadSite(config.SitePath)
 	if err != nil {
 		return
@@ -133,7 +114,8 @@ func shell() {
 		cmd := exec.Command(path)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		cmd.Env = []string{"PATH=/bin:/bbin", "HOME=/", "TERM=" + os.Getenv("TERM")}
-		fmt.Println("\n a shell; the machine is reset when it ends")
+		s.printf("\n a shell; the machine is reset when it ends\n")
+		s.out.Drain(time.Second)
 		_ = cmd.Run()
 		return
 	}
@@ -143,8 +125,36 @@ func shell() {
 // handover in its initrd. Like the worker's memory, the kernel clears what it frees.
 func unload() { _ = unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD) }
 
-// reset does not return if the kernel obeys.
-func reset(how int) {
-	unix.Sync()
-	_ = unix.Reboot(how)
+// How long the kernel may take to leave. It writes what is left for disks, and
+// shuts its devices down one by one: for a TPM that does not answer it waits two
+// minutes, for a disk that does not, for ever.
+const (
+	resetPatience    = 20 * time.Second
+	powerOffPatience = 3 * time.Minute // there is no harder way to switch off
+)
+
+// reset does not return if the kernel obeys. If it hangs instead, the machine is
+// reset without asking any device: a kernel whose init ends panics, and does just that.
+func (s *supervisor) reset(how int) {
+	refused := make(chan struct{})
+	go func() {
+		unix.Sync()
+		_ = unix.Reboot(how)
+		close(refused)
+	}()
+	within := resetPatience
+	if how == unix.LINUX_REBOOT_CMD_POWER_OFF {
+		within = powerOffPatience
+	}
+	select {
+	case <-refused:
+		return
+	case <-time.After(within):
+	}
+	s.printf("\n the kernel hangs in a device's shutdown: reset without it, by a panic\n")
+	s.dog.starve()
+	s.out.Drain(time.Second)
+	write("/proc/sys/kernel/panic", "1")
+	_ = unix.Kill(1, unix.SIGTERM) // u-root's init does not catch it
+	time.Sleep(readPause)
 }

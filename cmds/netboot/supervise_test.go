@@ -2,10 +2,15 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
 )
 
@@ -35,6 +40,17 @@ func playWorker() {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "segfault":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+	case "floods":
+		for range 1 << 10 {
+			fmt.Println(strings.Repeat("x", 1023))
+			fmt.Fprintln(os.Stderr, strings.Repeat("y", 1023))
+		}
+		os.Exit(exitCode(flow.Kexec))
+	case "hangs":
+		time.Sleep(time.Hour)
+	case "lingers":
+		_, _ = os.Stdout.Close(), os.Stderr.Close()
+		time.Sleep(time.Hour)
 	case "exit 0":
 		os.Exit(0)
 	case "exit 1":
@@ -68,11 +84,48 @@ func TestRunWorker(t *testing.T) {
 			if err := os.WriteFile(howFile, []byte(c.how), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			outcome, err := runWorker()
+			outcome, err := runWorker(io.Discard, workerPatience)
 			if outcome != c.outcome || errors.Is(err, errWorker) != c.crashed {
 				t.Errorf("runWorker = %v, %v; want %v, crashed %v", outcome, err, c.outcome, c.crashed)
 			}
 		})
+	}
+}
+
+// TestBlockedConsole has a worker say more than pipes and buffers hold, on a
+// console that takes nothing.
+func TestBlockedConsole(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile(howFile, []byte("floods"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, blocked := io.Pipe()
+	outcome, err := runWorker(console.NewRelay(blocked), workerPatience)
+	if outcome != flow.Kexec || err != nil {
+		t.Errorf("runWorker = %v, %v; want kexec", outcome, err)
+	}
+}
+
+// TestPatience has workers that never end.
+func TestPatience(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for how, p := range map[string]patience{
+		"hangs":   {silence: 100 * time.Millisecond, leaving: time.Hour},
+		"lingers": {silence: time.Hour, leaving: 100 * time.Millisecond},
+	} {
+		if err := os.WriteFile(howFile, []byte(how), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		outcome, err := runWorker(io.Discard, p)
+		if outcome != flow.Reboot || !errors.Is(err, errSilent) {
+			t.Errorf("%s: runWorker = %v, %v; want that it was killed", how, outcome, err)
+		}
+	}
+	// One that hangs in the kernel does not even die.
+	kills := 0
+	p := patience{silence: time.Millisecond, leaving: time.Millisecond}
+	if err := p.await(make(chan struct{}), make(chan struct{}), func() { kills++ }); !errors.Is(err, errStuck) || kills != 1 {
+		t.Errorf("await = %v, killed %d times; want %v after one", err, kills, errStuck)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"time"
 
@@ -16,8 +17,9 @@ const (
 // A watchdog resets the machine when the supervisor, or the kernel below it,
 // has stopped. A nil watchdog is a machine without one.
 type watchdog struct {
-	file *os.File
-	stop chan struct{}
+	file    *os.File
+	petting context.Context
+	stop    context.CancelFunc
 }
 
 func openWatchdog() *watchdog {
@@ -25,7 +27,8 @@ func openWatchdog() *watchdog {
 	if err != nil {
 		return nil
 	}
-	w := &watchdog{file: f, stop: make(chan struct{})}
+	w := &watchdog{file: f}
+	w.petting, w.stop = context.WithCancel(context.Background())
 	w.timeout(bite)
 	go w.pet()
 	return w
@@ -38,7 +41,7 @@ func (w *watchdog) pet() {
 		_, _ = w.file.Write([]byte{0})
 		select {
 		case <-t.C:
-		case <-w.stop:
+		case <-w.petting.Done():
 			return
 		}
 	}
@@ -49,13 +52,20 @@ func (w *watchdog) timeout(d time.Duration) {
 	_ = unix.IoctlSetPointerInt(int(w.file.Fd()), unix.WDIOC_SETTIMEOUT, int(d.Seconds()))
 }
 
+// starve lets it reset the machine.
+func (w *watchdog) starve() {
+	if w != nil {
+		w.stop()
+	}
+}
+
 // handOver switches the watchdog off where the driver can, and otherwise gives
 // the operating system time to feed it.
 func (w *watchdog) handOver() {
 	if w == nil {
 		return
 	}
-	close(w.stop)
+	w.stop()
 	w.timeout(osBite)
 	_, _ = w.file.Write([]byte{'V'}) // the "magic close"
 	_ = w.file.Close()

@@ -75,7 +75,7 @@ func TestCrash(t *testing.T) {
 // the worker calls for, and looks for the seal key.
 func wiped(t *testing.T, l *Lab, vm *qemu.VM, runTo func(string) error) error {
 	t.Helper()
-	if err := runTo("cmds/netboot.finish"); err != nil {
+	if err := runTo("cmds/netboot.(*supervisor).finish"); err != nil {
 		return err
 	}
 	wantKey(t, l, vm, false)
