@@ -38,7 +38,7 @@ func TestDeviceThatHangs(t *testing.T) {
 		t.Errorf("Find on a device that hangs: %v", err)
 	}
 	hang := func() error { <-released; return nil }
-	if err := s.within(t.Context(), hang); !errors.Is(err, errNoAnswer) {
+	if err := within(t.Context(), s.Patience, hang); !errors.Is(err, errNoAnswer) {
 		t.Errorf("a mount that hangs: %v", err)
 	}
 	over, cancel := context.WithCancel(t.Context())

@@ -84,7 +84,7 @@ func (s System) mount(ctx context.Context, label string, flags uintptr) (string,
 	}
 	var errs []error
 	for _, v := range found {
-		err := s.within(ctx, func() error { return v.mount(dir, flags) })
+		err := within(ctx, mountsLike*s.Patience, func() error { return v.mount(dir, flags) })
 		if err == nil {
 			return dir, func() error {
 				if err := unix.Unmount(dir, 0); err != nil {
@@ -181,9 +181,13 @@ func (s System) lookAt(ctx context.Context, entries []os.DirEntry) []labelled {
 	return all
 }
 
-// within waits for f, as long as a device may take.
-func (s System) within(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.Patience, errNoAnswer)
+// mountsLike is how many answers a mount is worth: a journal may have to be
+// replayed.
+const mountsLike = 4
+
+// within waits for f, which may hang in the kernel, but not for longer than d.
+func within(ctx context.Context, d time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d, errNoAnswer)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- f() }()
