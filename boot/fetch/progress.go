@@ -26,6 +26,25 @@ func (p Progress) Left() time.Duration {
 	return time.Duration(float64(p.Total-p.Done) / p.Rate * float64(time.Second))
 }
 
+// A Meter makes Progress of bytes that others than a Fetcher move. Many may use it at once.
+type Meter struct{ meter *meter }
+
+// NewMeter returns a Meter that calls report, not more often than people can follow.
+func NewMeter(report func(Progress)) Meter { return Meter{newMeter(report)} }
+
+// Expect adds n bytes to the total; less than zero takes back.
+func (m Meter) Expect(n int64) {
+	m.meter.mu.Lock()
+	defer m.meter.mu.Unlock()
+	m.meter.now.Total += n
+}
+
+// Add counts n bytes as done.
+func (m Meter) Add(n int64) { m.meter.add(n) }
+
+// Flush reports the state as it is.
+func (m Meter) Flush() { m.meter.flush() }
+
 // meter adds up what transfers report. A nil meter reports to nobody.
 type meter struct {
 	report func(Progress)

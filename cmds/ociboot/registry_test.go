@@ -106,7 +106,7 @@ func fill(t *testing.T, registry http.Handler, dir string) {
 		t.Fatal(err)
 	}
 	defer dst.Close()
-	if _, err := publish.Copy(t.Context(), src, dst, nil, nil); err != nil {
+	if _, err := publish.Copy(t.Context(), src, dst, publish.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

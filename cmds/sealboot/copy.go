@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
+	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
@@ -21,7 +25,8 @@ func newCopyCmd() *cobra.Command {
 		Long: `Copy copies an image between registries, layout folders and layout tar files,
 and with it everything that refers to it: signatures in both of cosign's forms,
 reference values, and what else is attached. It prints the image's digest,
-which stays the same.
+which stays the same. A terminal shows one bar for all of it; elsewhere each thing
+that was copied is a line.
 
 What the target has is not copied again, and a copy that was interrupted goes on
 where it was: run it again. What has arrived of a blob is kept in the layout's
@@ -57,15 +62,37 @@ func runCopy(ctx context.Context, progress io.Writer, source, target string, fro
 		return "", err
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	desc, err := publish.Copy(ctx, src, dst, func(d ocispec.Descriptor) {
-		_, _ = fmt.Fprintf(progress, "%s  %d bytes  %s\n", d.Digest, d.Size, d.MediaType) // only a courtesy
-	}, func(err error) {
-		_, _ = fmt.Fprintf(progress, "warning: %v\n", err)
-	})
+	show, end := copyView(progress)
+	desc, err := publish.Copy(ctx, src, dst, show)
+	end()
 	if err != nil {
 		return "", err
 	}
 	return desc.Digest.String(), dst.Finish()
+}
+
+// copyView shows a copy: to a terminal by one bar, elsewhere by a line for each
+// thing that was copied.
+func copyView(w io.Writer) (show publish.CopyOptions, end func()) {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		con := console.New(console.Options{Out: f})
+		shown := false
+		return publish.CopyOptions{Warn: con.Warn, Progress: func(p fetch.Progress) {
+				if p.Total > 0 {
+					con.Progress(console.Progress{Done: p.Done, Total: p.Total, Rate: p.Rate, Left: p.Left(), What: "copied"})
+					shown = true
+				}
+			}}, func() {
+				if shown {
+					_, _ = fmt.Fprintln(f) // the bar leaves its line open
+				}
+			}
+	}
+	return publish.CopyOptions{Note: func(d ocispec.Descriptor) {
+		_, _ = fmt.Fprintf(w, "%s  %d bytes  %s\n", d.Digest, d.Size, d.MediaType) // only a courtesy
+	}, Warn: func(err error) {
+		_, _ = fmt.Fprintf(w, "warning: %v\n", err)
+	}}, func() {}
 }
 
 func openSource(ctx context.Context, location string, f *connectionFlags) (*publish.Source, error) {

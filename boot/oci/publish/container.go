@@ -42,7 +42,7 @@ func Container(ctx context.Context, src *Source, dst *Target) (ocispec.Descripto
 		return root, fmt.Errorf("container image %s: %w", root.Digest, err)
 	}
 	if noted.Digest == root.Digest {
-		return Copy(ctx, src, dst, nil, nil)
+		return Copy(ctx, src, dst, CopyOptions{})
 	}
 	if dst.Reference == "" {
 		return noted, nil

@@ -12,27 +12,44 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
+
+	"github.com/sealboot/sealboot/boot/fetch"
 )
 
 // attached are the suffixes of the tags "sha256-HEX" under which cosign's
 // classic form keeps what belongs to an image.
 var attached = []string{".sig", ".att", ".sbom"}
 
+// CopyOptions say who is told of a copy. None is called while another one or itself runs; each may be nil.
+type CopyOptions struct {
+	Note     func(ocispec.Descriptor) // what was copied
+	Warn     func(error)              // what was survived
+	Progress func(fetch.Progress)     // of all that has to be copied, as far as it is known
+}
+
 // Copy copies the image that src's reference names to dst, with everything
 // that refers to it or to a manifest in it, in both of the ways there are: as
 // referrers and under tags made of the digest. It returns the image.
 //
 // What dst has is not copied, and a copy that was interrupted goes on where it
-// was: of each blob from a registry the bytes that have arrived are kept. note
-// is told of what was copied, and warn of what was survived; both may be nil, and
-// neither is called while the other or itself runs.
-func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descriptor), warn func(error)) (_ ocispec.Descriptor, err error) {
+// was: of each blob from a registry the bytes that have arrived are kept.
+func Copy(ctx context.Context, src *Source, dst *Target, o CopyOptions) (_ ocispec.Descriptor, err error) {
 	reference := src.Reference
 	if reference == "" {
 		return ocispec.Descriptor{}, errors.New("copying: name a tag or digest of the source")
 	}
 	var one sync.Mutex
-	note, warn = inTurn(&one, note), inTurn(&one, warn)
+	note, warn := inTurn(&one, o.Note), inTurn(&one, o.Warn)
+	var tally *tally
+	if o.Progress != nil {
+		tally = newTally(inTurn(&one, o.Progress))
+		defer func() {
+			if err == nil {
+				tally.meter.Flush()
+			}
+		}()
+	}
+	dst = tally.into(dst)
 	download, err := newDownload(src, dst, warn)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -42,7 +59,7 @@ func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descr
 	if err != nil {
 		return root, fmt.Errorf("finding %s: %w", reference, err)
 	}
-	c := &copier{src: src, dst: dst, done: make(map[digest.Digest]bool)}
+	c := &copier{src: src, dst: dst, tally: tally, done: make(map[digest.Digest]bool)}
 	c.opts.PreCopy = func(ctx context.Context, d ocispec.Descriptor) error {
 		err := download.blob(ctx, d)
 		if err == oras.SkipNode {
@@ -53,6 +70,15 @@ func Copy(ctx context.Context, src *Source, dst *Target, note func(ocispec.Descr
 	c.opts.PostCopy = func(_ context.Context, d ocispec.Descriptor) error {
 		note(d)
 		return nil
+	}
+	c.opts.OnCopySkipped = func(_ context.Context, d ocispec.Descriptor) error {
+		tally.settle(d, 0)
+		return nil
+	}
+	c.opts.FindSuccessors = func(ctx context.Context, f content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		parts, err := content.Successors(ctx, f, d)
+		tally.expect(parts...)
+		return parts, err
 	}
 	if err := c.graph(ctx, root); err != nil {
 		return root, err
@@ -83,10 +109,11 @@ func inTurn[T any](one *sync.Mutex, f func(T)) func(T) {
 }
 
 type copier struct {
-	src  *Source
-	dst  *Target
-	opts oras.CopyGraphOptions
-	done map[digest.Digest]bool
+	src   *Source
+	dst   *Target
+	tally *tally
+	opts  oras.CopyGraphOptions
+	done  map[digest.Digest]bool
 }
 
 // graph copies a manifest, what it names, and what refers to any of that.
@@ -94,6 +121,7 @@ func (c *copier) graph(ctx context.Context, root ocispec.Descriptor) error {
 	if c.done[root.Digest] {
 		return nil
 	}
+	c.tally.expect(root)
 	if err := oras.CopyGraph(ctx, c.src, c.dst, root, c.opts); err != nil {
 		return fmt.Errorf("copying %s: %w", root.Digest, err)
 	}

@@ -140,7 +140,13 @@ func (l Location) Target(ctx context.Context, conn sealoci.Connection) (*Target,
 func openLayout(ctx context.Context, dir, reference string) (*Target, error) {
 	store, err := oci.NewWithContext(ctx, dir)
 	if err != nil {
-		return nil, fmt.Errorf("opening layout %s: %w", dir, err)
+		err = fmt.Errorf("opening layout %s: %w", dir, err)
+		index := filepath.Join(dir, ocispec.ImageIndexFile)
+		if st, serr := os.Stat(index); serr == nil && st.Mode().IsRegular() {
+			err = fmt.Errorf("%w; if %s or a manifest that it names is damaged, move it away and copy again: "+
+				"what is whole in the layout is kept, but the names of its other images are lost", err, index)
+		}
+		return nil, err
 	}
 	return &Target{
 		GraphTarget: checkedLayout{store, dir}, Reference: reference, partials: filepath.Join(dir, partialsDir),
@@ -182,7 +188,8 @@ type checkedLayout struct {
 }
 
 // Exists reports whether something is there and whole, with all that it names.
-// What is damaged is removed.
+// What is damaged is removed, and a manifest that the index has lost is put back:
+// by the index alone do readers find what refers to an image.
 func (l checkedLayout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	ok, err := l.Store.Exists(ctx, d)
 	if err != nil || !ok {
@@ -200,7 +207,15 @@ func (l checkedLayout) Exists(ctx context.Context, d ocispec.Descriptor) (bool, 
 			return ok, err
 		}
 	}
-	return true, nil
+	if !isManifest(d.MediaType) {
+		return true, nil
+	}
+	name := d.Digest.String()
+	listed, err := l.Resolve(ctx, name)
+	if err == nil && listed.MediaType != d.MediaType { // what only is there is resolved as a blob
+		err = l.Tag(ctx, d, name)
+	}
+	return err == nil, err
 }
 
 // whole compares a blob that is there with its digest.

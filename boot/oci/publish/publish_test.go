@@ -251,7 +251,7 @@ func everywhere(t *testing.T, addr string) {
 	desc, keys := published(t, target(t, stops[0]))
 	for i := range stops[1:] {
 		dst := target(t, stops[i+1])
-		got, err := publish.Copy(t.Context(), source(t, stops[i]), dst, nil, nil)
+		got, err := publish.Copy(t.Context(), source(t, stops[i]), dst, publish.CopyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +274,7 @@ func TestRelative(t *testing.T) {
 	t.Chdir(t.TempDir())
 	dst := target(t, "oci-archive:os.tar:v1")
 	desc, keys := published(t, dst)
-	if _, err := publish.Copy(t.Context(), source(t, "oci-archive:os.tar:v1"), target(t, "oci:layout:v1"), nil, nil); err != nil {
+	if _, err := publish.Copy(t.Context(), source(t, "oci-archive:os.tar:v1"), target(t, "oci:layout:v1"), publish.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove("os.tar"); err != nil {
@@ -447,7 +447,7 @@ func TestSkopeo(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	// It leaves behind what refers to the image; we bring that.
-	if _, err := publish.Copy(t.Context(), source(t, "oci:"+filepath.Join(dir, "layout")+":v1"), target(t, where), nil, nil); err != nil {
+	if _, err := publish.Copy(t.Context(), source(t, "oci:"+filepath.Join(dir, "layout")+":v1"), target(t, where), publish.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	checkBoots(t, remote(t, where), desc, keys)

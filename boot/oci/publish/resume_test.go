@@ -99,7 +99,7 @@ func TestCopyResumes(t *testing.T) {
 			c := newCutRegistry(t)
 			copyTo := func(to string) error {
 				dst := target(t, to)
-				_, err := publish.Copy(t.Context(), source(t, c.addr+c.name), dst, nil, func(err error) { t.Log(err) })
+				_, err := publish.Copy(t.Context(), source(t, c.addr+c.name), dst, publish.CopyOptions{Warn: func(err error) { t.Log(err) }})
 				if err == nil {
 					err = dst.Finish()
 				}
@@ -167,7 +167,7 @@ func TestCopyTorn(t *testing.T) {
 	c := newCutRegistry(t)
 	dir := filepath.Join(t.TempDir(), "layout")
 	to := "oci:" + dir + ":v1"
-	if _, err := publish.Copy(t.Context(), source(t, c.addr+c.name), target(t, to), nil, nil); err != nil {
+	if _, err := publish.Copy(t.Context(), source(t, c.addr+c.name), target(t, to), publish.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := os.ReadDir(filepath.Join(dir, "blobs", "sha256"))
@@ -186,10 +186,10 @@ func TestCopyTorn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := publish.Copy(t.Context(), source(t, c.addr+c.name), target(t, to), nil, nil); err != nil {
+	if _, err := publish.Copy(t.Context(), source(t, c.addr+c.name), target(t, to), publish.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := publish.Copy(t.Context(), source(t, to), target(t, registry(t)+"/x:v1"), nil, nil); err != nil {
+	if _, err := publish.Copy(t.Context(), source(t, to), target(t, registry(t)+"/x:v1"), publish.CopyOptions{}); err != nil {
 		t.Error(err)
 	}
 	f, err := os.Open(filepath.Join(dir, "blobs", "sha256", string(c.big)))

@@ -1,0 +1,90 @@
+package publish_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sealboot/sealboot/boot/fetch"
+	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/oci/publish"
+)
+
+// TestCopyProgress copies from a registry and from a layout, which takes other
+// ways through the code, then what is there already.
+func TestCopyProgress(t *testing.T) {
+	dir, addr := t.TempDir(), registry(t)
+	published(t, target(t, addr+"/os/test:v1"))
+	for _, step := range []struct {
+		from, to string
+		copies   bool
+	}{
+		{addr + "/os/test:v1", "oci:" + dir + ":v1", true},
+		{"oci:" + dir + ":v1", addr + "/os/copy:v1", true},
+		{addr + "/os/test:v1", "oci:" + dir + ":v1", false},
+	} {
+		var copied int64
+		var last fetch.Progress
+		_, err := publish.Copy(t.Context(), source(t, step.from), target(t, step.to), publish.CopyOptions{
+			Note: func(d ocispec.Descriptor) { copied += d.Size },
+			Progress: func(p fetch.Progress) {
+				if p.Done > p.Total {
+					t.Errorf("to %s: %d of %d bytes", step.to, p.Done, p.Total)
+				}
+				last = p
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last.Done != copied || last.Total != copied || (copied > 0) != step.copies {
+			t.Errorf("from %s to %s: %d of %d bytes at the end, %d were copied", step.from, step.to, last.Done, last.Total, copied)
+		}
+	}
+}
+
+// TestDamagedIndex does to a layout what a power cut can, and follows the advice.
+func TestDamagedIndex(t *testing.T) {
+	dir, addr := t.TempDir(), registry(t)
+	desc, keys := published(t, target(t, addr+"/os/test:v1"))
+	into := "oci:" + filepath.Join(dir, "layout") + ":v1"
+	again := func() error {
+		loc, err := publish.ParseLocation(into)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst, err := loc.Target(t.Context(), oci.Connection{PlainHTTP: true})
+		if err != nil {
+			return err
+		}
+		defer dst.Close()
+		_, err = publish.Copy(t.Context(), source(t, addr+"/os/test:v1"), dst, publish.CopyOptions{})
+		return err
+	}
+	if err := again(); err != nil {
+		t.Fatal(err)
+	}
+	index := filepath.Join(dir, "layout", ocispec.ImageIndexFile)
+	manifest := filepath.Join(dir, "layout", ocispec.ImageBlobsDir, "sha256", desc.Digest.Encoded())
+	for _, damaged := range []string{index, manifest} {
+		if err := os.Chmod(damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(damaged, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := again(); err == nil || !strings.Contains(err.Error(), "if "+index+" or a manifest that it names is damaged, move it away") {
+			t.Fatalf("%s: %v", damaged, err)
+		}
+		if err := os.Remove(index); err != nil {
+			t.Fatal(err)
+		}
+		if err := again(); err != nil {
+			t.Fatal(err)
+		}
+		checkBoots(t, layout(t, dir, "v1"), desc, keys)
+	}
+}
