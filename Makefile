@@ -83,7 +83,7 @@ build/bench-root.tar:
 
 bench-vm: deps ## A virtual machine: memory and time that booting a payload of 110 MB takes
 	@SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 20m -count 1 -v -run '^TestPayload$$' ./qemu/lab | \
-	awk '/^vm_/ { print } /^(--- FAIL|FAIL|panic)/ { print; bad = 1 } END { exit bad }'
+	awk '/^vm_/ { print; next } { rest = rest $$0 "\n" } /^(--- FAIL|FAIL|panic)/ { bad = 1 } END { if (bad) printf "%s", rest; exit bad }'
 
 tuf-client: ## Build the client for the TUF project's conformance suite into build/tuf-client
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./cmds/tuf-client
