@@ -127,6 +127,10 @@ func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 var errAcked = errors.New("acknowledged before")
 
 func (s *Store) applyEffects(ctx context.Context, tx *sql.Tx, device, id string, expires int64, fx Effects) error {
+	// Of two boots that are acknowledged at once, with different replicas, the second waits here and sees the first.
+	if _, err := tx.ExecContext(ctx, "UPDATE devices SET confirmed = confirmed WHERE id = $1", device); err != nil {
+		return fmt.Errorf("confirm %s: %w", id, err)
+	}
 	var later int
 	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM decisions WHERE device = $1 AND acked > 0 AND expires > $2", device, expires).
 		Scan(&later); err != nil {

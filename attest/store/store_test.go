@@ -301,6 +301,41 @@ func TestLateConfirm(t *testing.T) {
 	})
 }
 
+// TestConfirmsTogether acknowledges an earlier boot while another replica is about to commit a later one's.
+func TestConfirmsTogether(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, f *fixture) {
+		a, b, ctx := f.open(t, "a"), f.open(t, "b"), t.Context()
+		enrol(t, a, id("a"))
+		old, next := release("c1", "d1", id("a")), release("c2", "d2", id("a"))
+		next.Expires = next.Expires.Add(time.Minute)
+		if err := errors.Join(a.Decide(ctx, old), a.Decide(ctx, next)); err != nil {
+			t.Fatal(err)
+		}
+		confirmed := make(chan error, 1)
+		err := b.update(ctx, func(tx *sql.Tx) error {
+			if _, err := tx.Exec("UPDATE decisions SET acked = 1 WHERE id = 'd2'"); err != nil {
+				return err
+			}
+			err := b.applyEffects(ctx, tx, id("a"), "d2", millis(next.Expires), next.Effects)
+			go func() { confirmed <- a.Confirm(context.Background(), "d1", "mac-d1") }()
+			for i := 0; i < 400 && isPostgres(f.dsn); i++ { // until it waits for us
+				var waiting int
+				if werr := b.db.QueryRow("SELECT COUNT(*) FROM pg_locks WHERE NOT granted").Scan(&waiting); werr != nil || waiting > 0 {
+					return errors.Join(err, werr)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			return err
+		})
+		if err := errors.Join(err, <-confirmed); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := a.Device(ctx, id("a")); err != nil || d.Confirmed.Decision != "d2" {
+			t.Errorf("the last boot is %q, %v; want d2", d.Confirmed.Decision, err)
+		}
+	})
+}
+
 func TestVersionsOnlyRise(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, f *fixture) {
 		s, ctx := f.open(t, "a"), t.Context()
