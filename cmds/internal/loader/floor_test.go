@@ -192,6 +192,10 @@ func TestWrongTimeSigned(t *testing.T) {
 	if s := w.machine.clock.State(); s.Source != clock.SourceAttestd || s.Lower.After(built.Add(time.Hour)) {
 		t.Errorf("clock %+v; want attestd's, which is right now", s)
 	}
+	if said := strings.Join(strings.Fields(w.out.String()), " "); !strings.Contains(said, "the clock (floor) was 89 days ahead of the signed time and was set back") &&
+		!strings.Contains(said, "the clock (floor) was 90 days ahead") {
+		t.Errorf("the console does not say that the clock was ahead: %s", said)
+	}
 }
 
 // TestFloorWearsNothingOut boots a machine twice on one day, and on the next: the TPM's flash is written once a day,

@@ -117,7 +117,11 @@ func (c judgedClock) Signed(t time.Time) error {
 	before := c.State().Source
 	err := c.Clock.Signed(t)
 	if ahead := c.Ahead(); ahead > time.Minute {
-		c.console.Warn(fmt.Errorf("the clock was %v ahead of the signed time, by %q; it is right now", ahead.Round(time.Minute), before))
+		by := ahead.Round(time.Minute).String()
+		if days := int(ahead.Hours() / 24); days > 1 {
+			by = fmt.Sprintf("%d days", days)
+		}
+		c.console.Warn(fmt.Errorf("the clock (%s) was %s ahead of the signed time and was set back", before, by))
 	}
 	return err
 }
