@@ -19,7 +19,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -44,14 +43,8 @@ Flags:
 `
 
 func parse(args []string) (*loader.Machine, *loader.Flags, error) {
-	s := flag.NewFlagSet("ociboot", flag.ContinueOnError)
-	s.Usage = func() {
-		fmt.Fprint(s.Output(), usage)
-		s.PrintDefaults()
-		fmt.Fprint(s.Output(), loader.ExitCodes)
-	}
 	var f loader.Flags
-	f.Register(s)
+	s := f.Set("ociboot", usage)
 	var keys, mirrors loader.Strings
 	s.Var(&keys, "key", "`FILE` with a public key (PEM) that must have signed the image; may be repeated")
 	threshold := s.Int("threshold", 0, "how many of the keys must have signed (default all)")

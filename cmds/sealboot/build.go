@@ -24,8 +24,8 @@ func newBuildCmd() *cobra.Command {
 }
 
 func newBuildLoaderCmd() *cobra.Command {
-	var boardName, site, source, version, out string
-	var verbose bool
+	var flags buildFlags
+	var site, version string
 	cmd := &cobra.Command{
 		Use:   "loader",
 		Short: "Build the loader of a site: kernel, initramfs, UKI and boot disk",
@@ -42,41 +42,56 @@ sources unless --version does.`,
   sealboot vm run --boot loader/loader.img`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b, err := board.Find(boardName)
-			if err != nil {
-				return err
-			}
-			if err := requireSource(source); err != nil {
-				return err
-			}
-			siteJSON, _, err := readSite(site)
-			if err != nil {
-				return err
-			}
-			options := board.Options{
-				Initramfs: initramfs.Loader(source, cmp.Or(version, initramfs.SourceVersion(cmd.Context(), source)), siteJSON),
-				Out:       out,
-				Step:      func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "building", s) },
-			}
-			if verbose {
-				options.Log = cmd.ErrOrStderr()
-			}
-			l, err := b.Build(cmd.Context(), options)
-			if err != nil {
-				return err
-			}
-			return printSizes(cmd.OutOrStdout(), l)
+			return flags.build(cmd, func() (initramfs.Options, error) {
+				siteJSON, _, err := readSite(site)
+				version := cmp.Or(version, initramfs.SourceVersion(cmd.Context(), flags.source))
+				return initramfs.Loader(flags.source, version, siteJSON), err
+			})
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&boardName, "board", board.QEMU().Name, "the machine to build for")
 	f.StringVar(&site, "site", "site.json", "the site config to put inside")
-	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
 	f.StringVar(&version, "version", "", "what the loader calls itself; the commit of the sources if empty, and \"devel\" outside of a Git repository")
-	f.StringVarP(&out, "output", "o", "loader", "the directory for the result")
-	f.BoolVarP(&verbose, "verbose", "v", false, "show the output of the compilers")
-	oneOf(cmd, "board", boardNames()...)
+	flags.add(cmd, "loader")
 	return cmd
+}
+
+// buildFlags are what all loaders are built with.
+type buildFlags struct {
+	board, source, out string
+	verbose            bool
+}
+
+func (b *buildFlags) add(cmd *cobra.Command, out string) {
+	f := cmd.Flags()
+	f.StringVar(&b.board, "board", board.QEMU().Name, "the machine to build for")
+	f.StringVar(&b.source, "source", ".", "the directory of Sealboot's sources")
+	f.StringVarP(&b.out, "output", "o", out, "the directory for the result")
+	f.BoolVarP(&b.verbose, "verbose", "v", false, "show the output of the compilers")
+	oneOf(cmd, "board", boardNames()...)
+}
+
+// build makes a loader and prints its sizes. What is inside is asked for in a checkout only.
+func (b *buildFlags) build(cmd *cobra.Command, inside func() (initramfs.Options, error)) error {
+	machine, err := board.Find(b.board)
+	if err != nil {
+		return err
+	}
+	if err := requireSource(b.source); err != nil {
+		return err
+	}
+	options := board.Options{Out: b.out, Step: func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), "building", s) }}
+	if options.Initramfs, err = inside(); err != nil {
+		return err
+	}
+	if b.verbose {
+		options.Log = cmd.ErrOrStderr()
+	}
+	l, err := machine.Build(cmd.Context(), options)
+	if err != nil {
+		return err
+	}
+	return printSizes(cmd.OutOrStdout(), l)
 }
 
 // readSite reads a site config and checks it as a loader will.
@@ -99,7 +114,7 @@ func boardNames() []string {
 }
 
 func newBuildRecorderCmd() *cobra.Command {
-	var boardName, source, out string
+	var flags buildFlags
 	cmd := &cobra.Command{
 		Use:   "recorder",
 		Short: "Build a dummy loader that prints the platform firmware's event log",
@@ -109,25 +124,10 @@ make the model's firmware profile of that with "sealboot predict profile".`,
 		Example: `  sealboot build recorder --board qemu-x86_64 -o recorder`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b, err := board.Find(boardName)
-			if err != nil {
-				return err
-			}
-			if err := requireSource(source); err != nil {
-				return err
-			}
-			l, err := b.Build(cmd.Context(), board.Options{Initramfs: initramfs.Recorder(source), Out: out})
-			if err != nil {
-				return err
-			}
-			return printSizes(cmd.OutOrStdout(), l)
+			return flags.build(cmd, func() (initramfs.Options, error) { return initramfs.Recorder(flags.source), nil })
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&boardName, "board", board.QEMU().Name, "the machine to build for")
-	f.StringVar(&source, "source", ".", "the directory of Sealboot's sources")
-	f.StringVarP(&out, "output", "o", "recorder", "the directory for the result")
-	oneOf(cmd, "board", boardNames()...)
+	flags.add(cmd, "recorder")
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/fetch"
+	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
@@ -95,12 +96,17 @@ func copyView(w io.Writer) (show publish.CopyOptions, end func()) {
 	}}, func() {}
 }
 
-func openSource(ctx context.Context, location string, f *connectionFlags) (*publish.Source, error) {
-	conn, err := f.connection()
-	if err != nil {
-		return nil, err
+// locate reads a location, and what the flags say of the way there.
+func (f *connectionFlags) locate(location string) (conn oci.Connection, loc publish.Location, err error) {
+	if conn, err = f.connection(); err != nil {
+		return conn, loc, err
 	}
-	loc, err := publish.ParseLocation(location)
+	loc, err = publish.ParseLocation(location)
+	return conn, loc, err
+}
+
+func openSource(ctx context.Context, location string, f *connectionFlags) (*publish.Source, error) {
+	conn, loc, err := f.locate(location)
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +114,7 @@ func openSource(ctx context.Context, location string, f *connectionFlags) (*publ
 }
 
 func openTarget(ctx context.Context, location string, f *connectionFlags) (*publish.Target, error) {
-	conn, err := f.connection()
-	if err != nil {
-		return nil, err
-	}
-	loc, err := publish.ParseLocation(location)
+	conn, loc, err := f.locate(location)
 	if err != nil {
 		return nil, err
 	}

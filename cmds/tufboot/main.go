@@ -14,7 +14,6 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 
@@ -37,14 +36,8 @@ Flags:
 `
 
 func parse(args []string) (*loader.Machine, *loader.Flags, error) {
-	s := flag.NewFlagSet("tufboot", flag.ContinueOnError)
-	s.Usage = func() {
-		fmt.Fprint(s.Output(), usage)
-		s.PrintDefaults()
-		fmt.Fprint(s.Output(), loader.ExitCodes)
-	}
 	var f loader.Flags
-	f.Register(s)
+	s := f.Set("tufboot", usage)
 	root := s.String("root", "", "`FILE`: the root.json to trust")
 	target := s.String("target", "", "`NAME` of the target to boot")
 	metadata := s.String("metadata-url", "", "`URL` of the repository's metadata")

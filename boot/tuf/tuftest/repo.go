@@ -169,16 +169,22 @@ func (r *Repo) RotateKeys(role string) {
 	}
 }
 
-// Delegate adds a delegated role with a new key, last in order.
-func (r *Repo) Delegate(delegator string, role metadata.DelegatedRole) Signer {
+// delegated gives what delegator delegates one more key.
+func (r *Repo) delegated(delegator string) (d *metadata.Delegations, id string, key crypto.Signer) {
 	r.tb.Helper()
-	d := r.delegations(delegator)
-	key := NewKey(r.tb)
+	d, key = r.delegations(delegator), NewKey(r.tb)
 	pub, id, err := sign.PublicKey(key.Public())
 	if err != nil {
 		r.tb.Fatal(err)
 	}
 	d.Keys[id] = pub
+	return d, id, key
+}
+
+// Delegate adds a delegated role with a new key, last in order.
+func (r *Repo) Delegate(delegator string, role metadata.DelegatedRole) Signer {
+	r.tb.Helper()
+	d, id, key := r.delegated(delegator)
 	role.KeyIDs = append(role.KeyIDs, id)
 	d.Roles = append(d.Roles, role)
 	r.AddSigner(role.Name, id, key)
@@ -191,13 +197,7 @@ func (r *Repo) Delegate(delegator string, role metadata.DelegatedRole) Signer {
 // DelegateSuccinct delegates to bins. It does not create them.
 func (r *Repo) DelegateSuccinct(delegator string, bits int, prefix string) Signer {
 	r.tb.Helper()
-	d := r.delegations(delegator)
-	key := NewKey(r.tb)
-	pub, id, err := sign.PublicKey(key.Public())
-	if err != nil {
-		r.tb.Fatal(err)
-	}
-	d.Keys[id] = pub
+	d, id, key := r.delegated(delegator)
 	d.SuccinctRoles = &metadata.SuccinctRoles{KeyIDs: []string{id}, Threshold: 1, BitLength: bits, NamePrefix: prefix}
 	for _, bin := range d.SuccinctRoles.GetRoles() {
 		r.AddSigner(bin, id, key)

@@ -89,8 +89,8 @@ func (p *Plan) Write(w io.Writer) error {
 	return t.Flush()
 }
 
-// ExitCodes explains them in the help of a command.
-const ExitCodes = `
+// exitCodes explains them in the help of a command.
+const exitCodes = `
 Exit codes: 0 the dry run succeeded, 1 failed and nothing was measured, 2 the command line is wrong,
 3 failed after the image was measured: reset the machine. A boot that succeeds does not return.
 `

@@ -18,8 +18,15 @@ type Flags struct {
 	TPM, Cache                     string
 }
 
-// Register adds the flags to a set.
-func (f *Flags) Register(s *flag.FlagSet) {
+// Set returns the flags of the command name, to which it adds its own. Its help
+// is usage, the flags, and the exit codes.
+func (f *Flags) Set(name, usage string) *flag.FlagSet {
+	s := flag.NewFlagSet(name, flag.ContinueOnError)
+	s.Usage = func() {
+		fmt.Fprint(s.Output(), usage)
+		s.PrintDefaults()
+		fmt.Fprint(s.Output(), exitCodes)
+	}
 	s.BoolFunc("version", "print the version; it goes alone", func(string) error { return errors.New("it goes alone") }) // see Run
 	s.BoolVar(&f.DryRun, "dry-run", false, "do everything but measure and boot, on any Linux machine, and print what would be booted and measured")
 	s.BoolVar(&f.JSON, "json", false, "with --dry-run: print JSON")
@@ -31,6 +38,7 @@ func (f *Flags) Register(s *flag.FlagSet) {
 	s.StringVar(&f.Site, "site", "", "site config `FILE`: attest to its attestd and hand its release over")
 	s.StringVar(&f.TPM, "tpm", "/dev/tpmrm0", "`ADDRESS` of the TPM: a device, unix:PATH or tcp:HOST:PORT")
 	s.StringVar(&f.Cache, "cache", "", "`FOLDER` for partial downloads and TUF metadata (default the volume SB-CACHE, if there is one)")
+	return s
 }
 
 // Strings is a flag that may be repeated.
