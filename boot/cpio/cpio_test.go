@@ -162,7 +162,8 @@ func TestReaderRefuses(t *testing.T) {
 			t.Fatalf("cut at %d: %v", n, err)
 		}
 	}
-	for at, to := range map[int]byte{0: '1', 14: 'a', 94: 'F', 102: '1', len(good) - 1: 1} {
+	last := bytes.LastIndex(good, []byte(magic)) // the trailer
+	for at, to := range map[int]byte{last + 21: '1', last + 45: '2', 0: '1', 14: 'a', 94: 'F', 102: '1', len(good) - 1: 1} {
 		bad := bytes.Clone(good)
 		bad[at] = to
 		if _, err := unpack(bytes.NewReader(bad)); !errors.Is(err, ErrFormat) {

@@ -146,6 +146,7 @@ func TestRefuse(t *testing.T) {
 		"content at end": {func(b []byte) { be.PutUint64(b[2<<16:], 4<<16) }, ErrFormat, "cluster at 262144"},
 		"not aligned":    {func(b []byte) { b[2<<16+6] = 2 }, ErrFormat, "not aligned"},
 		"bad deflate":    {func(b []byte) { be.PutUint64(b[2<<16:], flagCompressed|3<<16) }, ErrFormat, "compressed cluster at"},
+		"deflate beyond": {func(b []byte) { be.PutUint64(b[2<<16:], flagCompressed|5<<16) }, ErrFormat, "compressed cluster at 327680"},
 		"deflate at end": {func(b []byte) { be.PutUint64(b[2<<16:], flagCompressed|4<<16) }, ErrFormat, "compressed cluster at 262144"},
 	} {
 		_, err := copyOf(header(tc.edit))

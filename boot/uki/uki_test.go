@@ -195,6 +195,23 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+func TestIsUKI(t *testing.T) {
+	for want, names := range map[bool][][]string{
+		true:  {{".linux", ".osrel"}, {".linux", ".cmdline"}, {".linux", ".initrd"}},
+		false: {{}, {".linux"}, {".osrel", ".cmdline", ".initrd"}, {".linux", ".text"}},
+	} {
+		for _, n := range names {
+			var f File
+			for _, name := range n {
+				f.Sections = append(f.Sections, Section{Name: name})
+			}
+			if f.IsUKI() != want {
+				t.Errorf("a file with %q: IsUKI() = %v", n, !want)
+			}
+		}
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
 	stub := func(at int, v uint32) []byte {
 		b := testStub(512)
