@@ -2,6 +2,7 @@ package event
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,25 +57,33 @@ func TestDescriptorRecordsGolden(t *testing.T) {
 
 func TestDescriptorInvalid(t *testing.T) {
 	kernel := Artifact{RoleKernel, sumA, 1}
-	for name, d := range map[string]Descriptor{
-		"no kind":        {Artifacts: []Artifact{kernel}},
-		"unknown kind":   {Kind: "floppy", Artifacts: []Artifact{kernel}},
-		"nothing to run": {Kind: KindLinux, Artifacts: []Artifact{{RoleInitrd, sumA, 1}}},
-		"empty":          {Kind: KindDisk},
-		"two kernels":    {Kind: KindLinux, Artifacts: []Artifact{kernel, kernel}},
-		"order":          {Kind: KindLinux, Artifacts: []Artifact{{RoleInitrd, sumA, 1}, kernel}},
-		"foreign role":   {Kind: KindLinux, Artifacts: []Artifact{kernel, {RoleLayer, sumA, 1}}},
-		"upper case":     {Kind: KindLinux, Artifacts: []Artifact{{RoleKernel, strings.ToUpper(sumA), 1}}},
-		"no digest":      {Kind: KindLinux, Artifacts: []Artifact{{RoleKernel, "", 1}}},
-		"negative size":  {Kind: KindLinux, Artifacts: []Artifact{{RoleKernel, sumA, -1}}},
-		"too many": {Kind: KindContainer, Artifacts: append([]Artifact{kernel},
-			make([]Artifact, MaxArtifacts)...)},
+	layers := func(n int) Descriptor {
+		return Descriptor{Kind: KindContainer, Artifacts: append([]Artifact{kernel}, slices.Repeat([]Artifact{{RoleLayer, sumA, 1}}, n-1)...)}
+	}
+	for name, c := range map[string]struct {
+		d    Descriptor
+		want string // empty if nothing is wrong
+	}{
+		"no kind":        {Descriptor{Artifacts: []Artifact{kernel}}, "unknown kind of image \"\""},
+		"unknown kind":   {Descriptor{Kind: "floppy", Artifacts: []Artifact{kernel}}, "unknown kind of image \"floppy\""},
+		"nothing to run": {Descriptor{Kind: KindLinux, Artifacts: []Artifact{{RoleInitrd, sumA, 1}}}, "linux image"},
+		"empty":          {Descriptor{Kind: KindDisk}, "disk image"},
+		"two kernels":    {Descriptor{Kind: KindLinux, Artifacts: []Artifact{kernel, kernel}}, "two artifacts \"kernel\""},
+		"order":          {Descriptor{Kind: KindLinux, Artifacts: []Artifact{{RoleInitrd, sumA, 1}, kernel}}, "out of order"},
+		"foreign role":   {Descriptor{Kind: KindLinux, Artifacts: []Artifact{kernel, {RoleLayer, sumA, 1}}}, "has no \"layer\""},
+		"upper case":     {Descriptor{Kind: KindLinux, Artifacts: []Artifact{{RoleKernel, strings.ToUpper(sumA), 1}}}, "lower-case hex digits"},
+		"no digest":      {Descriptor{Kind: KindLinux, Artifacts: []Artifact{{RoleKernel, "", 1}}}, "lower-case hex digits"},
+		"negative size":  {Descriptor{Kind: KindLinux, Artifacts: []Artifact{{RoleKernel, sumA, -1}}}, "is negative"},
+		"many":           {layers(MaxArtifacts), ""},
+		"too many":       {layers(MaxArtifacts + 1), "513 artifacts"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			if r, err := d.Records(); !errors.Is(err, ErrInvalid) {
-				t.Errorf("Records() = %v, %v; want ErrInvalid", r, err)
-			}
-		})
+		r, err := c.d.Records()
+		if c.want == "" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %d records, %v, want %v with %q", name, len(r), err, ErrInvalid, c.want)
+		}
 	}
 }
 
