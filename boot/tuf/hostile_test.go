@@ -437,6 +437,38 @@ func TestPathHashPrefixes(t *testing.T) {
 	}
 }
 
+// TestTerminating: behind a role that ends the search nobody is asked, in its own list or above.
+func TestTerminating(t *testing.T) {
+	for name, c := range map[string]struct {
+		ends string // the role
+		path string // that it is trusted with
+		in   string // the role with the file
+		want error
+	}{
+		"nobody":         {"", "*", "b", nil},
+		"the first":      {"a", "*", "b", tuf.ErrNoTarget},
+		"of other paths": {"a", "x*", "b", nil},
+		"one below":      {"a1", "*", "b", tuf.ErrNoTarget},
+		"itself":         {"b", "*", "b", nil},
+		"the second":     {"b", "*", "c", tuf.ErrNoTarget},
+		"the last":       {"c", "*", "c", nil},
+	} {
+		d := newDevice(t)
+		for _, r := range []struct{ delegator, role string }{{"targets", "a"}, {"a", "a1"}, {"targets", "b"}, {"targets", "c"}} {
+			role := metadata.DelegatedRole{Name: r.role, Threshold: 1, Paths: []string{"*"}}
+			if r.role == c.ends {
+				role.Terminating, role.Paths = true, []string{c.path}
+			}
+			d.repo.Delegate(r.delegator, role)
+		}
+		d.repo.AddArtifact(c.in, "file", []byte("content"))
+		d.repo.Publish("a", "a1", "b", "c", "targets", "snapshot", "timestamp")
+		if _, err := d.get("file"); !errors.Is(err, c.want) {
+			t.Errorf("%s ends the search: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
 func TestDelegationsAreBounded(t *testing.T) {
 	d := newDevice(t)
 	d.cfg.Limits.Delegations = 5
