@@ -5,10 +5,12 @@ package lab
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1"
 
@@ -22,8 +24,15 @@ func TestSite(t *testing.T) {
 	bootsImage(t, l, "probe", probed(t, l))
 	first, disk := l.unit, l.dataDisk()
 	if !t.Run("first boot", func(t *testing.T) {
-		b := switchOn(t, l, offering(t, l.Machine()))
+		const stop = "\x13" // Ctrl-S, or noise on the line
+		b := switchOnWith(t, l, offering(t, l.Machine()), func(vm *qemu.VM) error {
+			_, err := vm.Expect(t.Context(), "prepare ", 20*time.Second)
+			return errors.Join(err, vm.Type(stop))
+		})
 		wantUp(t, b)
+		if !strings.Contains(b.Console, "starting the operating system") {
+			t.Error("somebody at the console could stop it")
+		}
 		wantReleases(t, l, 1)
 		for _, check := range []string{"logs", "secrets", "release", "container", "credentials"} {
 			wantProbed(t, b, check)
