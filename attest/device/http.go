@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -23,29 +24,32 @@ const (
 func (c *Client) post(ctx context.Context, path string, body []byte, deadline time.Duration) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	url := strings.TrimSuffix(c.URL, "/") + path
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	address := strings.TrimSuffix(c.URL, "/") + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("ask attestd at %s: %w", url, err)
+		return nil, fmt.Errorf("ask attestd at %s: %w", address, err)
 	}
 	req.Header.Set("Content-Type", wire.ContentType)
 	client := *c.HTTP
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask attestd at %s: %w: %w", url, ErrUnreachable, err)
+		if said, ok := errors.AsType[*url.Error](err); ok {
+			err = said.Err // without the address once more
+		}
+		return nil, fmt.Errorf("ask attestd at %s: %w: %w", address, ErrUnreachable, err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read attestd's answer from %s: %w: %w", url, ErrUnreachable, err)
+		return nil, fmt.Errorf("read attestd's answer from %s: %w: %w", address, ErrUnreachable, err)
 	case len(answer) > wire.MaxMessage:
-		return nil, fmt.Errorf("read attestd's answer from %s: %w: above %d bytes", url, ErrProtocol, wire.MaxMessage)
+		return nil, fmt.Errorf("read attestd's answer from %s: %w: above %d bytes", address, ErrProtocol, wire.MaxMessage)
 	case resp.StatusCode == http.StatusOK:
 		return answer, nil
 	}
-	return nil, fmt.Errorf("ask attestd at %s: %w", url, failure(resp.Status, answer))
+	return nil, fmt.Errorf("ask attestd at %s: %w", address, failure(resp.Status, answer))
 }
 
 // failure turns an answer that is not a success into an error.
