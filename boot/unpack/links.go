@@ -15,7 +15,12 @@ import (
 type wanted struct {
 	names  map[string][]string // of the links to a target
 	target map[string]string   // of a link
+	made   map[string]*file    // of targets in this layer
 	found  bool                // since the layer was last read
+}
+
+func newWanted() wanted {
+	return wanted{names: map[string][]string{}, target: map[string]string{}, made: map[string]*file{}}
 }
 
 // link adds name, whose node is n, as one more name of an earlier file.
@@ -30,8 +35,8 @@ func (m *merger) link(name string, n *node, h *tar.Header) error {
 	if target == name {
 		return fmt.Errorf("%w: %q is a hard link to itself", ErrHostile, name)
 	}
-	if t := m.find(target); t != nil && t.layer == m.layer && t.file != nil {
-		return m.linkTo(name, n, t.file)
+	if f := m.written(target); f != nil {
+		return m.linkTo(name, n, f)
 	}
 	if further, ok := m.wanted.target[target]; ok {
 		target = further
@@ -39,6 +44,14 @@ func (m *merger) link(name string, n *node, h *tar.Header) error {
 	m.wanted.target[name] = target
 	m.wanted.names[target] = append(m.wanted.names[target], name)
 	return nil
+}
+
+// written returns the file that the current layer wrote for a path, or nil.
+func (m *merger) written(name string) *file {
+	if n := m.find(name); n != nil && n.layer == m.layer && n.file != nil {
+		return n.file
+	}
+	return m.wanted.made[name]
 }
 
 // find returns the node of a path, or nil.
@@ -83,7 +96,10 @@ func (m *merger) resolveWanted() error {
 		m.wanted.found = true
 		for i := 0; i < maxChain && m.wanted.found && len(m.wanted.names) > 0; i++ {
 			m.wanted.found = false
-			if err := m.each(layer, m.wantedEntry); err != nil {
+			err := m.each(layer, func(h *tar.Header, body io.Reader) error {
+				return m.wantedEntry(layer, h, body)
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -95,7 +111,7 @@ func (m *merger) resolveWanted() error {
 }
 
 // wantedEntry writes an entry under the names of the hard links that want it.
-func (m *merger) wantedEntry(h *tar.Header, body io.Reader) error {
+func (m *merger) wantedEntry(layer int, h *tar.Header, body io.Reader) error {
 	if len(m.wanted.names) == 0 {
 		return nil
 	}
@@ -120,6 +136,12 @@ func (m *merger) wantedEntry(h *tar.Header, body io.Reader) error {
 		if err != nil {
 			return err
 		}
+		if next, err = m.links.resolve(next, m.layer); err != nil {
+			return err
+		}
+		if f := m.written(next); f != nil && layer == m.layer {
+			return m.linkAll(names, f)
+		}
 		m.wanted.names[next] = append(m.wanted.names[next], names...)
 		return nil
 	}
@@ -127,8 +149,16 @@ func (m *merger) wantedEntry(h *tar.Header, body io.Reader) error {
 	if err := m.write(names[0], first, h, body); err != nil {
 		return err
 	}
-	for _, name := range names[1:] {
-		if err := m.linkTo(name, m.find(name), first.file); err != nil {
+	if layer == m.layer {
+		m.wanted.made[target] = first.file
+	}
+	return m.linkAll(names[1:], first.file)
+}
+
+// linkAll writes names as hard links of f.
+func (m *merger) linkAll(names []string, f *file) error {
+	for _, name := range names {
+		if err := m.linkTo(name, m.find(name), f); err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ type merger struct {
 
 // mergeLayer reads the current layer and adds what upper layers left visible.
 func (m *merger) mergeLayer() error {
-	m.wanted = wanted{names: map[string][]string{}, target: map[string]string{}}
+	m.wanted = newWanted()
 	if err := m.each(m.layer, m.entry); err != nil {
 		return err
 	}

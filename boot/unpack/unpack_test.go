@@ -232,6 +232,18 @@ func TestMerge(t *testing.T) {
 			[][]entry{{regular("a", "old"), link("b", "a"), link("c", "b")}, {regular("a", "new"), regular("b", "new")}},
 			tree{".": d, "a": f + "new", "b": f + "new", "c": f + "old"},
 		},
+		"hard link through a link that is replaced above": {
+			[][]entry{{regular("a", "1"), link("b", "a"), link("c", "b")}, {regular("b", "new")}},
+			tree{".": d, "a": f + "1 (2 names)", "b": f + "new", "c": f + "1 (2 names)"},
+		},
+		"hard links to a file and to its link, both replaced above": {
+			[][]entry{{regular("a", "1"), link("b", "a"), link("c", "b"), link("d", "a")}, {regular("a", "new"), regular("b", "new")}},
+			tree{".": d, "a": f + "new", "b": f + "new", "c": f + "1 (2 names)", "d": f + "1 (2 names)"},
+		},
+		"hard link to a lower link whose file is replaced beside it": {
+			[][]entry{{regular("a", "1"), link("b", "a")}, {regular("a", "new"), link("c", "b")}},
+			tree{".": d, "a": f + "new", "b": f + "1", "c": f + "1"},
+		},
 		"hard link into a lower layer": {
 			[][]entry{{regular("a", "1")}, {link("b", "a")}},
 			tree{".": d, "a": f + "1", "b": f + "1"},
