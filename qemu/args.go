@@ -19,10 +19,11 @@ const (
 // Slots on the PCI bus are fixed, so that machines with and without a data
 // disk give the same device paths, and thus the same firmware measurements.
 const (
-	slotBoot  = 0x03
-	slotNet   = 0x04
-	slotRNG   = 0x05
-	slotDisks = 0x08
+	slotBoot     = 0x03
+	slotNet      = 0x04
+	slotRNG      = 0x05
+	slotWatchdog = 0x06
+	slotDisks    = 0x08
 )
 
 // args returns QEMU's command line. vars is the copy of the firmware's
@@ -39,6 +40,7 @@ func (c *Config) args(accel Accel, vars string) []string {
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-object", "rng-random,id=rng,filename=/dev/urandom",
 		"-device", fmt.Sprintf("virtio-rng-pci,rng=rng,addr=%#x", slotRNG),
+		"-device", fmt.Sprintf("i6300esb,addr=%#x", slotWatchdog),
 	}
 	if c.NoReboot {
 		a = append(a, "-no-reboot")

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,6 +32,14 @@ const (
 	RSI Register = 4
 	RDI Register = 5
 	RIP Register = 16
+)
+
+// flagsOffset is where the flags are, after 17 registers of 64 bits, and
+// csOffset where the code segment, whose low bits are the privilege level.
+const (
+	flagsOffset    = 17 * 8
+	csOffset       = flagsOffset + 4
+	interruptsFlag = 1 << 9
 )
 
 // Debug attaches a debugger. The machine stands still until RunTo or Close.
@@ -99,16 +108,84 @@ func (d *Debugger) Set(ctx context.Context, values map[Register]uint64) error {
 	return d.do(ctx, "G"+hex.EncodeToString(raw))
 }
 
+// Freeze makes the machine's kernel stand still for ever once it goes on: every
+// processor jumps to where it is, and hears no interrupt.
+func (d *Debugger) Freeze(ctx context.Context) error {
+	list, err := d.ask(ctx, "qfThreadInfo")
+	if err != nil {
+		return err
+	}
+	cpus := strings.Split(strings.TrimPrefix(list, "m"), ",")
+	for {
+		inKernel, err := d.inKernel(ctx, cpus)
+		if err != nil {
+			return err
+		}
+		if inKernel {
+			break
+		}
+		if err := d.goOn(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	for _, cpu := range cpus {
+		if err := d.do(ctx, "Hg"+cpu); err != nil {
+			return err
+		}
+		raw, err := d.registers(ctx)
+		if err != nil {
+			return err
+		}
+		const jumpHere = "ebfe"
+		if err := d.do(ctx, fmt.Sprintf("M%x,2:%s", binary.LittleEndian.Uint64(raw[8*RIP:]), jumpHere)); err != nil {
+			return err
+		}
+		flags := raw[flagsOffset:]
+		binary.LittleEndian.PutUint32(flags, binary.LittleEndian.Uint32(flags)&^interruptsFlag)
+		if err := d.do(ctx, "G"+hex.EncodeToString(raw)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inKernel says whether all processors are in the kernel.
+func (d *Debugger) inKernel(ctx context.Context, cpus []string) (bool, error) {
+	for _, cpu := range cpus {
+		if err := d.do(ctx, "Hg"+cpu); err != nil {
+			return false, err
+		}
+		raw, err := d.registers(ctx)
+		if err != nil || raw[csOffset]&3 != 0 {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// goOn lets the machine run for a while.
+func (d *Debugger) goOn(ctx context.Context, while time.Duration) error {
+	if _, err := fmt.Fprintf(d.conn, "$c#%02x", checksum("c")); err != nil {
+		return fmt.Errorf("qemu: debugger: c: %w", err)
+	}
+	time.Sleep(while)
+	const interrupt = "\x03"
+	_, err := io.WriteString(d.conn, interrupt)
+	if err == nil {
+		_, err = d.receive(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("qemu: debugger: interrupt: %w", err)
+	}
+	return nil
+}
+
 // Close lets the machine go on without a debugger.
 func (d *Debugger) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return errors.Join(d.do(ctx, "D"), d.conn.Close())
 }
-
-// csOffset is where the code segment is, whose low bits are the privilege level:
-// 17 registers have 64 bits, and then come the flags with 32.
-const csOffset = 17*8 + 4
 
 // registers are all those of the processor that has stopped.
 func (d *Debugger) registers(ctx context.Context) ([]byte, error) {

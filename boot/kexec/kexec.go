@@ -21,10 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrDTB says that a payload brings a device tree, which kexec_file_load
-// cannot pass on: the kernel hands over the tree it was booted with itself.
-var ErrDTB = errors.New("kexec_file_load cannot pass a device tree")
-
 // Syscalls is the part of the kernel that is used here.
 type Syscalls interface {
 	KexecFileLoad(kernel, initrd int, cmdline string, flags int) error
@@ -32,12 +28,12 @@ type Syscalls interface {
 	ReadFile(name string) ([]byte, error)
 }
 
-// Payload is what will run. The files stay the caller's; they must be open
+// Payload is what will run. It has no device tree: the kernel passes on the one
+// that it was booted with. The files stay the caller's; they must be open
 // for reading only, because the kernel refuses a file that is open for writing.
 type Payload struct {
 	Kernel  *os.File
 	Initrd  *os.File // may be nil
-	DTB     *os.File // must be nil, see [ErrDTB]
 	Cmdline string
 	// Handover writes an archive that goes to the end of the initrd. It is
 	// written into the initrd's own memory if that is a memfd without seals
@@ -70,9 +66,6 @@ func (l *Loader) Check() error {
 // the handover's bytes are nowhere but in the loaded image. An initrd that got
 // a handover is used up: its memory is freed while the kernel still loads.
 func (l *Loader) Load(ctx context.Context, p Payload) error {
-	if p.DTB != nil {
-		return fmt.Errorf("load kernel: %w", ErrDTB)
-	}
 	if err := l.Check(); err != nil {
 		return err
 	}

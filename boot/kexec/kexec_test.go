@@ -230,7 +230,6 @@ func TestErrors(t *testing.T) {
 		"lockdown":     {load(&fake{disabled: "0", err: unix.EPERM, lockdown: "none [integrity] confidentiality"}, Payload{}), unix.EPERM, "locked down"},
 		"no right":     {load(&fake{disabled: "0", err: unix.EPERM, lockdown: "[none] integrity confidentiality"}, Payload{}), unix.EPERM, "CAP_SYS_BOOT"},
 		"no room":      {load(&fake{disabled: "0", err: unix.EADDRNOTAVAIL}, Payload{}), unix.EADDRNOTAVAIL, "RAM"},
-		"device tree":  {load(&fake{disabled: "0"}, Payload{DTB: mem(t, "dtb")}), ErrDTB, "device tree"},
 		"no number":    {load(&fake{disabled: "0", err: errStrange}, Payload{}), errStrange, "load kernel"},
 		"exec":         {(&Loader{&fake{rebErr: unix.EINVAL}}).Exec(context.Background(), nil), unix.EINVAL, "execute"},
 		"exec returns": {(&Loader{&fake{}}).Exec(context.Background(), nil), nil, "returned"},

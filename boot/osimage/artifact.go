@@ -124,7 +124,7 @@ func (i *Image) addBootFiles(ctx context.Context, layers map[role]ocispec.Descri
 		{roleKernel, event.RoleKernel, &i.Kernel},
 		{roleInitrd, event.RoleInitrd, &i.Initrd},
 		{roleCmdline, event.RoleCmdline, nil},
-		{roleDTB, event.RoleDTB, &i.DTB},
+		{roleDTB, event.RoleDTB, &i.dtb},
 	} {
 		if part.file == nil {
 			i.Descriptor.Artifacts = append(i.Descriptor.Artifacts, cmdlineArtifact(i.Cmdline))

@@ -119,7 +119,7 @@ func readConfig(ctx context.Context, d ocispec.Descriptor, content Content) ([]b
 // tree. The files must be open for reading only; the image closes them, also
 // when it fails.
 func FromFiles(kernel, initrd, dtb *os.File, cmdline string, opts Options) (*Image, error) {
-	i := &Image{Kind: event.KindLinux, Kernel: kernel, Initrd: initrd, DTB: dtb}
+	i := &Image{Kind: event.KindLinux, Kernel: kernel, Initrd: initrd, dtb: dtb}
 	if err := i.describeFiles(cmdline, &opts); err != nil {
 		return nil, errors.Join(err, i.Close())
 	}
@@ -134,7 +134,7 @@ func (i *Image) describeFiles(cmdline string, opts *Options) (err error) {
 	for _, part := range []struct {
 		role string
 		file *os.File
-	}{{event.RoleKernel, i.Kernel}, {event.RoleInitrd, i.Initrd}, {event.RoleCmdline, nil}, {event.RoleDTB, i.DTB}} {
+	}{{event.RoleKernel, i.Kernel}, {event.RoleInitrd, i.Initrd}, {event.RoleCmdline, nil}, {event.RoleDTB, i.dtb}} {
 		a := cmdlineArtifact(i.Cmdline)
 		if part.role != event.RoleCmdline {
 			if part.file == nil {

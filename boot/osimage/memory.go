@@ -2,12 +2,14 @@ package osimage
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -58,7 +60,16 @@ func (i *Image) finish(opts *Options) error {
 	if err := checkCmdline(i.Kernel, i.Cmdline); err != nil {
 		return err
 	}
-	var err error
+	size, err := sizeOf(i.Kernel)
+	if err != nil {
+		return err
+	}
+	if err := kexec.CheckFormat(i.Kernel, size, cmp.Or(opts.Arch, runtime.GOARCH)); err != nil {
+		return fmt.Errorf("%w: kernel: %w", ErrInvalid, err)
+	}
+	if err := i.leaveOutDTB(opts); err != nil {
+		return err
+	}
 	if i.NeedsRAM, err = kexec.Needs(i.Kernel, i.Initrd); err != nil {
 		return err
 	}
@@ -70,6 +81,31 @@ func (i *Image) finish(opts *Options) error {
 		return &MemoryError{"loading the image", i.NeedsRAM, have}
 	}
 	return nil
+}
+
+const dtbNote = "the image's device tree is not used: kexec passes on what this machine was booted with"
+
+// leaveOutDTB closes the image's device tree. kexec_file_load passes on the tree
+// that the machine was booted with, and one without any does not need it.
+func (i *Image) leaveOutDTB(opts *Options) error {
+	if i.dtb == nil {
+		return nil
+	}
+	if opts.deviceTree() {
+		return fmt.Errorf("%w: the image brings a device tree, and kexec_file_load passes on the one that this machine was booted with: give the tree to the platform firmware, and publish the image without", ErrUnsupported)
+	}
+	i.Notes = append(i.Notes, dtbNote)
+	err := i.dtb.Close()
+	i.dtb = nil
+	return err
+}
+
+func (o *Options) deviceTree() bool {
+	if o.DeviceTree != nil {
+		return o.DeviceTree()
+	}
+	_, err := os.Stat("/sys/firmware/fdt")
+	return err == nil
 }
 
 // memAvailable asks the kernel, in bytes.

@@ -42,21 +42,22 @@ type Image struct {
 	Descriptor event.Descriptor // of the source bytes
 	Kernel     *os.File         // open for reading only
 	Initrd     *os.File         // open for reading only; may be nil
-	DTB        *os.File         // may be nil
 	Cmdline    string           // final
 	NeedsRAM   int64            // bytes that loading takes beyond what is held now
 	Notes      []string         // what the operator should know, one line each
+
+	dtb *os.File // is measured, and goes no further
 }
 
 // Close frees the image's memory.
 func (i *Image) Close() error {
 	var errs []error
-	for _, f := range []*os.File{i.Kernel, i.Initrd, i.DTB} {
+	for _, f := range []*os.File{i.Kernel, i.Initrd, i.dtb} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
 	}
-	i.Kernel, i.Initrd, i.DTB = nil, nil, nil
+	i.Kernel, i.Initrd, i.dtb = nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -83,6 +84,9 @@ type Options struct {
 	Arch string
 	// MemAvailable says how many bytes of memory are free; nil asks the kernel.
 	MemAvailable func() (int64, error)
+	// DeviceTree says whether this machine was booted with a device tree, which
+	// kexec passes on; nil asks the kernel.
+	DeviceTree func() bool
 	// Progress is told how many bytes of how many of a container's layers were
 	// converted. May be nil.
 	// It is called from several goroutines, one at a time or not.

@@ -26,6 +26,7 @@ import (
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/memfd"
 	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
@@ -83,10 +84,7 @@ var plenty = memory(1 << 40)
 
 // testKernel is a file with an x86 boot header that takes 100 bytes of command line.
 func testKernel() []byte {
-	b := make([]byte, 0x1000)
-	binary.LittleEndian.PutUint16(b[0x1fe:], 0xaa55)
-	copy(b[0x202:], "HdrS")
-	binary.LittleEndian.PutUint16(b[0x206:], 0x20f)
+	b := []byte(ukitest.BzImage(strings.Repeat("\x00", 1000)))
 	binary.LittleEndian.PutUint32(b[0x238:], 100)
 	return b
 }
@@ -94,32 +92,8 @@ func testKernel() []byte {
 // testUKI is a UKI with everything.
 func testUKI(t *testing.T) []byte {
 	t.Helper()
-	return ukiOf(t, uki.Content{Name: ".cmdline", Data: []byte("from=uki\n\x00")},
+	return ukitest.UKI(t, uki.Content{Name: ".cmdline", Data: []byte("from=uki\n\x00")},
 		uki.Content{Name: ".initrd", Data: []byte("uki initrd")}, uki.Content{Name: ".linux", Data: testKernel()})
-}
-
-// ukiOf puts sections on the smallest stub that Build takes.
-func ukiOf(t *testing.T, sections ...uki.Content) []byte {
-	t.Helper()
-	stub := make([]byte, 1024)
-	copy(stub, "MZ")
-	le := binary.LittleEndian
-	le.PutUint32(stub[60:], 64)
-	copy(stub[64:], "PE\x00\x00\x64\x86\x01\x00")
-	le.PutUint16(stub[84:], 240)
-	le.PutUint16(stub[88:], 0x20b)
-	le.PutUint32(stub[88+32:], 4096)
-	le.PutUint32(stub[88+36:], 512)
-	copy(stub[328:], ".text")
-	le.PutUint32(stub[336:], 512)
-	le.PutUint32(stub[340:], 4096)
-	le.PutUint32(stub[344:], 512)
-	le.PutUint32(stub[348:], 512)
-	var out bytes.Buffer
-	if err := uki.Build(&out, stub, sections); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
 }
 
 func tarOf(t *testing.T, files map[string][]byte) []byte {
@@ -148,7 +122,7 @@ func art(role string, data []byte) event.Artifact {
 func contents(t *testing.T, i *Image) map[string]string {
 	t.Helper()
 	out := map[string]string{"cmdline": i.Cmdline}
-	for name, f := range map[string]*os.File{"kernel": i.Kernel, "initrd": i.Initrd, "dtb": i.DTB} {
+	for name, f := range map[string]*os.File{"kernel": i.Kernel, "initrd": i.Initrd} {
 		if f == nil {
 			continue
 		}
@@ -184,7 +158,7 @@ func TestArtifacts(t *testing.T) {
 			manifestOf(t, ArtifactLinux, empty, nil,
 				store.add(MediaTypeInitrd, initrd, nil), store.add(MediaTypeKernel, kernel, nil),
 				store.add(MediaTypeDTB, dtb, nil), store.add(MediaTypeCmdline, []byte("a=b\n"), nil)),
-			map[string]string{"kernel": string(kernel), "initrd": "initrd", "dtb": "dtb", "cmdline": "a=b site"},
+			map[string]string{"kernel": string(kernel), "initrd": "initrd", "cmdline": "a=b site"},
 			event.KindLinux,
 			[]event.Artifact{art("kernel", kernel), art("initrd", initrd), art("cmdline", []byte("a=b site")), art("dtb", dtb)},
 		},
@@ -266,6 +240,26 @@ func TestArtifacts(t *testing.T) {
 	}
 }
 
+// TestDeviceTree checks that a device tree is measured, and that a machine which
+// would boot with another one refuses the image before that.
+func TestDeviceTree(t *testing.T) {
+	store := blobs{}
+	empty := store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil)
+	m := manifestOf(t, "", empty, nil, store.add(MediaTypeKernel, testKernel(), nil), store.add(MediaTypeDTB, []byte("dtb"), nil))
+	opts := Options{MemAvailable: plenty, DeviceTree: func() bool { return false }}
+	i, err := FromManifest(context.Background(), m, store, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	if n := len(i.Descriptor.Artifacts); n != 3 || len(i.Notes) != 1 || !strings.Contains(i.Notes[0], "device tree is not used") {
+		t.Errorf("%d artifacts, notes %q", n, i.Notes)
+	}
+	opts.DeviceTree = func() bool { return true }
+	_, err = FromManifest(context.Background(), m, store, opts)
+	wantRefused(t, "a machine with a tree of its own", err, ErrUnsupported, "give the tree to the platform firmware")
+}
+
 func TestContainer(t *testing.T) {
 	kernel := testKernel()
 	other := append(testKernel(), "other"...)
@@ -330,7 +324,8 @@ func TestContainer(t *testing.T) {
 func TestMemory(t *testing.T) {
 	store := blobs{}
 	config := store.add(ocispec.MediaTypeImageConfig, []byte("{}"), nil)
-	layer := store.add(ocispec.MediaTypeImageLayer, tarOf(t, map[string][]byte{"boot/vmlinuz-1": make([]byte, 8<<20)}), nil)
+	large := append(testKernel(), make([]byte, 8<<20)...)
+	layer := store.add(ocispec.MediaTypeImageLayer, tarOf(t, map[string][]byte{"boot/vmlinuz-1": large}), nil)
 	m := manifestOf(t, "", config, nil, layer)
 	got, err := Estimate(m)
 	if want := (Needs{Fetch: layer.Size, RAM: 2 * layer.Size}); err != nil || got != want {
@@ -351,7 +346,7 @@ func TestMemory(t *testing.T) {
 	}
 	var z bytes.Buffer // whose size says nothing
 	w := gzip.NewWriter(&z)
-	if _, err := w.Write(tarOf(t, map[string][]byte{"boot/vmlinuz-1": make([]byte, 8<<20)})); err != nil || w.Close() != nil {
+	if _, err := w.Write(tarOf(t, map[string][]byte{"boot/vmlinuz-1": large})); err != nil || w.Close() != nil {
 		t.Fatal(err)
 	}
 	packed := manifestOf(t, "", config, nil, store.add(ocispec.MediaTypeImageLayerGzip, z.Bytes(), nil))

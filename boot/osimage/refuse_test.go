@@ -13,8 +13,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/memfd"
 	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 )
 
 // wantRefused fails the test unless err is target and says message.
@@ -45,7 +47,7 @@ func TestRefuse(t *testing.T) {
 		return append(m, bytes.Repeat([]byte(" "), n-len(m))...)
 	}
 	ofUKI := func(sections ...uki.Content) []byte {
-		return manifestOf(t, "", empty, nil, store.add(MediaTypeUKI, ukiOf(t, sections...), nil))
+		return manifestOf(t, "", empty, nil, store.add(MediaTypeUKI, ukitest.UKI(t, sections...), nil))
 	}
 	linux := uki.Content{Name: ".linux", Data: testKernel()}
 	cmdline := func(n int) uki.Content { return uki.Content{Name: ".cmdline", Data: bytes.Repeat([]byte("x"), n)} }
@@ -65,6 +67,7 @@ func TestRefuse(t *testing.T) {
 		"no layers":             {manifestOf(t, "", empty, nil), ErrInvalid, "with 0 layers"},
 		"many layers":           {layers(maxLayers), nil, ""},
 		"too many layers":       {layers(maxLayers + 1), ErrInvalid, "with 401 layers"},
+		"no kernel at all":      {manifestOf(t, "", empty, nil, store.add(MediaTypeKernel, []byte("<html>"), nil)), kexec.ErrFormat, "file of no known format, 6 bytes"},
 		"two kernels":           {manifestOf(t, "", empty, nil, kernel, kernel), ErrInvalid, "two layers are a kernel"},
 		"sha512":                {manifestOf(t, "", empty, nil, bad), ErrInvalid, "only sha256 is measured"},
 		"no digest":             {manifestOf(t, "", ocispec.Descriptor{}, nil, kernel), ErrInvalid, "manifest: blob"},

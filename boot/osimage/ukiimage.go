@@ -54,7 +54,7 @@ func (i *Image) split(f *os.File, site string) error {
 		}
 	}
 	if _, ok := pe.Section(".dtb"); ok {
-		i.Notes = append(i.Notes, "the device tree in the UKI is not used: kexec passes on the one of this machine")
+		i.Notes = append(i.Notes, dtbNote)
 	}
 	own, err := ukiCmdline(pe, f)
 	if err != nil {

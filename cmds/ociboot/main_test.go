@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
@@ -37,7 +38,7 @@ func layout(t *testing.T) string {
 	}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: osimage.ArtifactLinux,
 		Config: blob(ocispec.MediaTypeEmptyJSON, "{}"),
-		Layers: []ocispec.Descriptor{blob(osimage.MediaTypeKernel, "kernel"), blob(osimage.MediaTypeInitrd, "initrd"), blob(osimage.MediaTypeCmdline, "quiet")}}
+		Layers: []ocispec.Descriptor{blob(osimage.MediaTypeKernel, ukitest.BzImage("kernel")), blob(osimage.MediaTypeInitrd, "initrd"), blob(osimage.MediaTypeCmdline, "quiet")}}
 	raw, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +100,7 @@ func TestDryRun(t *testing.T) {
 	if err := d.Decode(&p); err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256([]byte("kernel"))
+	sum := sha256.Sum256([]byte(ukitest.BzImage("kernel")))
 	if p.Kind != "linux" || p.Cmdline != "quiet extra" || p.PCR != 12 || len(p.AtQuote) != 64 || p.AtQuote == p.AfterCap ||
 		p.Artifacts[0].Role != "kernel" || p.Artifacts[0].SHA256 != hex.EncodeToString(sum[:]) {
 		t.Errorf("plan %+v", p)

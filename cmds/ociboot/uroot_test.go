@@ -17,6 +17,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
@@ -107,7 +108,7 @@ func published(t *testing.T) (ref string) {
 	t.Cleanup(s.Close)
 	ref = strings.TrimPrefix(s.URL, "http://") + "/os:v1"
 	kernel := filepath.Join(t.TempDir(), "vmlinuz")
-	if err := os.WriteFile(kernel, []byte("kernel"), 0o600); err != nil {
+	if err := os.WriteFile(kernel, []byte(ukitest.BzImage("kernel")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	loc, err := publish.ParseLocation(ref)

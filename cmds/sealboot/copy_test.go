@@ -11,6 +11,7 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
 	"github.com/sealboot/sealboot/boot/oci/ocitest"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
@@ -23,7 +24,7 @@ func TestCopy(t *testing.T) {
 	dir, addr := t.TempDir(), strings.TrimPrefix(s.URL, "http://")
 	kernel, auth, wrong := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "config.json"), filepath.Join(dir, "wrong.json")
 	for path, content := range map[string][]byte{
-		kernel: []byte("kernel"),
+		kernel: []byte(ukitest.BzImage("kernel")),
 		auth:   ocitest.DockerConfig(addr, "ci", "opensesame"),
 		wrong:  ocitest.DockerConfig(addr, "ci", "closesesame"),
 	} {

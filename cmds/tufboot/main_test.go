@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
@@ -25,7 +26,7 @@ func repository(t *testing.T, version int) (r *tuftest.Repo, root string) {
 }
 
 func publish(r *tuftest.Repo, version int) {
-	r.AddArtifact("targets", "kernel", []byte("a kernel"))
+	r.AddArtifact("targets", "kernel", []byte(ukitest.BzImage("a kernel")))
 	r.AddArtifact("targets", "os", []byte(`{"kernel":"kernel","cmdline":"quiet"}`))
 	custom := json.RawMessage(fmt.Sprintf(`{"sealboot":{"kind":"linux","version":%d,"architecture":%q}}`, version, runtime.GOARCH))
 	r.Targets().Targets["os"].Custom = &custom

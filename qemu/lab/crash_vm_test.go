@@ -30,6 +30,7 @@ import (
 // that jumps to nowhere in the middle of the measurement, and as the kernel's
 // memory killer would, once the handover is in the kernel that was loaded. The
 // supervisor must say so and reset, and leave no seal key in the machine's memory.
+// Where the kernel stands still too, the watchdog must reset the machine.
 func TestCrash(t *testing.T) {
 	t.Run("before a release", func(t *testing.T) {
 		l, ctx := machine(t), t.Context()
@@ -67,6 +68,17 @@ func TestCrash(t *testing.T) {
 		})
 		wantCrash(t, b, "signal: killed")
 		wantReleases(t, l, 1)
+		wantBlank(t, l)
+	})
+	t.Run("and the kernel with it", func(t *testing.T) {
+		l, ctx := machine(t), t.Context()
+		c := loaderCode(t, l)
+		b := switchOnWith(t, l, l.Machine(), func(vm *qemu.VM) error {
+			return c.debug(ctx, vm, func(d *qemu.Debugger, _ func(string) error) error { return d.Freeze(ctx) })
+		})
+		wantEnd(t, b, reset) // by the watchdog: there is nothing else that still runs
+		t.Logf("the machine was on for %.1f s", b.Took.Seconds())
+		wantReleases(t, l, 0)
 		wantBlank(t, l)
 	})
 }

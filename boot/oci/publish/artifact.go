@@ -18,7 +18,9 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
+	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/uki"
 )
 
 // ReferenceValuesType is the artifact type of a referrer that holds an image's
@@ -100,6 +102,9 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	if err := a.check(); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	var aboutDisk map[string]string
 	if a.Disk != "" {
 		if aboutDisk, err = a.describeDisk(ctx, layers[0].mediaType); err != nil {
@@ -125,6 +130,45 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 		m.Layers = append(m.Layers, d)
 	}
 	return pushManifest(ctx, dst, m)
+}
+
+// check refuses what no loader would boot, before anything is pushed.
+func (a Artifact) check() error {
+	for path, check := range map[string]func(io.ReaderAt, int64) error{
+		a.Kernel: func(r io.ReaderAt, size int64) error { return kexec.CheckFormat(r, size, "") },
+		a.UKI: func(r io.ReaderAt, size int64) error {
+			pe, err := uki.Parse(r, size)
+			if err != nil {
+				return err
+			}
+			linux, ok := pe.Section(".linux")
+			if !ok {
+				return errors.New("a PE file without a .linux section is no UKI")
+			}
+			return kexec.CheckFormat(linux.Reader(r), linux.Size, "")
+		},
+	} {
+		if path == "" {
+			continue
+		}
+		if err := checkFile(path, check); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func checkFile(path string, check func(io.ReaderAt, int64) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return check(f, info.Size())
 }
 
 // describeDisk makes the annotations of the disk's layer.

@@ -37,6 +37,8 @@ import (
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 )
 
 var plain = oci.Connection{PlainHTTP: true}
@@ -141,7 +143,7 @@ func published(t *testing.T, dst *publish.Target) (ocispec.Descriptor, []cosign.
 	t.Helper()
 	ctx := t.Context()
 	cmdline := "console=ttyS0"
-	a := publish.Artifact{Kernel: write(t, "vmlinuz", []byte("kernel")), Initrd: write(t, "initrd", bytes.Repeat([]byte("i"), 3<<20)), Cmdline: &cmdline}
+	a := publish.Artifact{Kernel: write(t, "vmlinuz", []byte(ukitest.BzImage("kernel"))), Initrd: write(t, "initrd", bytes.Repeat([]byte("i"), 3<<20)), Cmdline: &cmdline}
 	desc, err := a.Push(ctx, dst)
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +287,7 @@ func TestRelative(t *testing.T) {
 
 // TestReproducible: the same files give the same image.
 func TestReproducible(t *testing.T) {
-	a := publish.Artifact{UKI: write(t, "os.efi", []byte("MZ")), Annotations: map[string]string{"a": "1", "b": "2"}}
+	a := publish.Artifact{UKI: write(t, "os.efi", ukitest.UKI(t, uki.Content{Name: ".linux", Data: []byte(ukitest.BzImage("kernel"))})), Annotations: map[string]string{"a": "1", "b": "2"}}
 	first, err := a.Push(t.Context(), target(t, registry(t)+"/a"))
 	if err != nil {
 		t.Fatal(err)
@@ -302,13 +304,16 @@ func TestReproducible(t *testing.T) {
 func TestArtifactRefuses(t *testing.T) {
 	kernel := write(t, "k", []byte("kernel"))
 	for name, a := range map[string]publish.Artifact{
-		"nothing":           {},
-		"initrd alone":      {Initrd: kernel},
-		"UKI and kernel":    {UKI: kernel, Kernel: kernel},
-		"missing file":      {Kernel: kernel + "x"},
-		"disk that is tiny": {Disk: write(t, "d", []byte("x"))},
-		"disk cut short":    {Disk: write(t, "d", []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00"))},
-		"root of no disk":   {Kernel: kernel, Verity: strings.Repeat("ab", 32)},
+		"nothing":            {},
+		"initrd alone":       {Initrd: kernel},
+		"UKI and kernel":     {UKI: kernel, Kernel: kernel},
+		"missing file":       {Kernel: kernel + "x"},
+		"disk that is tiny":  {Disk: write(t, "d", []byte("x"))},
+		"disk cut short":     {Disk: write(t, "d", []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00"))},
+		"no kernel":          {Kernel: kernel},
+		"no UKI":             {UKI: kernel},
+		"UKI without .linux": {UKI: write(t, "empty.efi", ukitest.UKI(t, uki.Content{Name: ".initrd", Data: []byte("x")}))},
+		"root of no disk":    {Kernel: kernel, Verity: strings.Repeat("ab", 32)},
 	} {
 		if _, err := a.Push(t.Context(), target(t, "oci:"+t.TempDir())); err == nil {
 			t.Errorf("%s: no error", name)

@@ -20,6 +20,7 @@ import (
 
 	fp "github.com/sealboot/sealboot/boot/fetch/faultproxy"
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 )
 
 // cutRegistry is a registry behind a proxy that can cut the biggest blob of
@@ -60,7 +61,7 @@ func newCutRegistry(t *testing.T) *cutRegistry {
 	initrd := bytes.Repeat([]byte("0123456789abcdef"), int(c.size)/16)
 	dst := target(t, c.addr+c.name)
 	var err error
-	if c.image, err = (publish.Artifact{Kernel: write(t, "vmlinuz", []byte("kernel")), Initrd: write(t, "initrd", initrd)}).Push(t.Context(), dst); err != nil {
+	if c.image, err = (publish.Artifact{Kernel: write(t, "vmlinuz", []byte(ukitest.BzImage("kernel"))), Initrd: write(t, "initrd", initrd)}).Push(t.Context(), dst); err != nil {
 		t.Fatal(err)
 	}
 	if err := dst.Tag(t.Context(), c.image, "v1"); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/handover"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
@@ -147,7 +148,7 @@ type failure struct {
 func TestFailures(t *testing.T) {
 	for _, c := range []failure{
 		{name: "image changed behind its tag", stage: "attest", says: []string{"image", "PCR 12"},
-			change: func(_ *testing.T, w *world) { w.push("A kernel", initrdText) }},
+			change: func(_ *testing.T, w *world) { w.push(ukitest.BzImage("A kernel"), initrdText) }},
 		{name: "command line changed", stage: "attest", says: []string{"image", "PCR 12"},
 			change: func(_ *testing.T, w *world) { w.conf.Cmdline += " init=/bin/sh" }},
 		{name: "registry gone", stage: "fetch", says: []string{"refused"}, clean: true,

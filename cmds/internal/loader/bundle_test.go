@@ -133,7 +133,7 @@ func TestBundleRefused(t *testing.T) {
 	}{
 		{"expired", func(p *publisher) { p.stick(time.Now().Add(-2 * time.Hour)) }, "expired"},
 		{"changed", func(p *publisher) {
-			p.insert(bytes.Replace(p.stick(time.Now()), []byte(kernelText), []byte("A kernel"), 1))
+			p.insert(bytes.Replace(p.stick(time.Now()), []byte("a kernel"), []byte("A kernel"), 1))
 		}, "digest differs"},
 		{"another target", func(p *publisher) { p.stick(time.Now()); p.w.conf.Sources[0].Target = "other" }, "other"},
 		{"empty stick", func(*publisher) {}, "no TUF bundle"},

@@ -40,7 +40,7 @@ func (i bootable) Load(ctx context.Context, h flow.Handover) error {
 	runtime.GC()
 	debug.FreeOSMemory()
 	began, peak := time.Now(), watchMemory(memoryUsed)
-	err = i.load(ctx, kexec.Payload{Kernel: i.Kernel, Initrd: i.Initrd, DTB: i.DTB, Cmdline: i.Cmdline, Handover: c.Write})
+	err = i.load(ctx, kexec.Payload{Kernel: i.Kernel, Initrd: i.Initrd, Cmdline: i.Cmdline, Handover: c.Write})
 	if most, perr := peak(); err == nil && perr == nil {
 		i.info(fmt.Sprintf("kernel loaded in %.1f s, peak memory %d MiB", time.Since(began).Seconds(), most>>20))
 	}

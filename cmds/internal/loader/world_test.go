@@ -39,6 +39,7 @@ import (
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/media/volume"
 	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
 	"github.com/sealboot/sealboot/measure/fwlog"
@@ -74,8 +75,9 @@ type loaded struct {
 	handover map[string][]byte
 }
 
+var kernelText = ukitest.BzImage("a kernel")
+
 const (
-	kernelText = "a kernel"
 	initrdText = "an initrd"
 	imageLine  = "console=ttyS0 quiet"
 	siteLine   = "site=lab"
