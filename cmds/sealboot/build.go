@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,9 +44,15 @@ sources unless --version does.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return flags.build(cmd, func() (initramfs.Options, error) {
-				siteJSON, _, err := readSite(site)
+				siteJSON, conf, err := readSite(site)
+				if err != nil {
+					return initramfs.Options{}, err
+				}
+				if open := unsaid(conf.Cmdline); len(open) > 0 {
+					fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s: the command line does not say %s, so that who holds a machine may tell its operating system more than was measured; \"sealboot site config --from\" adds it\n", site, strings.Join(open, " "))
+				}
 				version := cmp.Or(version, initramfs.SourceVersion(cmd.Context(), flags.source))
-				return initramfs.Loader(flags.source, version, siteJSON), err
+				return initramfs.Loader(flags.source, version, siteJSON), nil
 			})
 		},
 	}

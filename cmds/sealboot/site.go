@@ -128,15 +128,20 @@ func shut() []setting {
 	}
 }
 
-// closed adds them to a command line, where it does not say something about them already.
-func closed(cmdline string) string {
+// unsaid are those about which a command line says nothing.
+func unsaid(cmdline string) (list []string) {
 	for _, s := range shut() {
 		said := func(option string) bool { return strings.HasPrefix(option, s.name+"=") }
 		if !slices.ContainsFunc(strings.Fields(cmdline), said) {
-			cmdline += " " + s.name + "=" + s.value
+			list = append(list, s.name+"="+s.value)
 		}
 	}
-	return strings.TrimSpace(cmdline)
+	return list
+}
+
+// closed adds them to a command line.
+func closed(cmdline string) string {
+	return strings.TrimSpace(cmdline + " " + strings.Join(unsaid(cmdline), " "))
 }
 
 func newSiteConfigCmd() *cobra.Command {
