@@ -75,25 +75,35 @@ func runCopy(ctx context.Context, progress io.Writer, source, target string, fro
 // copyView shows a copy: to a terminal by one bar, elsewhere by a line for each
 // thing that was copied.
 func copyView(w io.Writer) (show publish.CopyOptions, end func()) {
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		con := console.New(console.Options{Out: f})
-		shown := false
-		return publish.CopyOptions{Warn: con.Warn, Progress: func(p fetch.Progress) {
-				if p.Total > 0 {
-					con.Progress(console.Progress{Done: p.Done, Total: p.Total, Rate: p.Rate, Left: p.Left(), What: "copied"})
-					shown = true
-				}
-			}}, func() {
-				if shown {
-					_, _ = fmt.Fprintln(f) // the bar leaves its line open
-				}
-			}
+	if con, show, end := newBar(w, "copied"); con != nil {
+		return publish.CopyOptions{Warn: con.Warn, Progress: show}, end
 	}
 	return publish.CopyOptions{Note: func(d ocispec.Descriptor) {
 		_, _ = fmt.Fprintf(w, "%s  %d bytes  %s\n", d.Digest, d.Size, d.MediaType) // only a courtesy
 	}, Warn: func(err error) {
 		_, _ = fmt.Fprintf(w, "warning: %v\n", err)
 	}}, func() {}
+}
+
+// newBar returns a bar for what is done to bytes, and a console to say other
+// things on; no console, and a bar that shows nothing, where w is no terminal.
+func newBar(w io.Writer, what string) (con *console.Console, show func(fetch.Progress), end func()) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, func(fetch.Progress) {}, func() {}
+	}
+	con = console.New(console.Options{Out: f})
+	shown := false
+	return con, func(p fetch.Progress) {
+			if p.Total > 0 {
+				con.Progress(console.Progress{Done: p.Done, Total: p.Total, Rate: p.Rate, Left: p.Left(), What: what})
+				shown = true
+			}
+		}, func() {
+			if shown {
+				_, _ = fmt.Fprintln(f) // the bar leaves its line open
+			}
+		}
 }
 
 // locate reads a location, and what the flags say of the way there.

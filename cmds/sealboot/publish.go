@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"strings"
@@ -92,7 +93,7 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 			if cmd.Flags().Changed("cmdline") {
 				f.artifact.Cmdline = &f.cmdline
 			}
-			desc, err := f.run(cmd.Context(), args[0])
+			desc, err := f.run(cmd.Context(), cmd.ErrOrStderr(), args[0])
 			if err != nil {
 				return fmt.Errorf("publishing %s: %w", args[0], loader.Hint(err, "--ca", "--plain-http"))
 			}
@@ -117,7 +118,7 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 	return cmd
 }
 
-func (f *publishFlags) run(ctx context.Context, where string) (desc ocispec.Descriptor, err error) {
+func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string) (desc ocispec.Descriptor, err error) {
 	signers, err := f.signers()
 	if err != nil {
 		return desc, err
@@ -127,7 +128,13 @@ func (f *publishFlags) run(ctx context.Context, where string) (desc ocispec.Desc
 		return desc, err
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	if desc, err = f.image(ctx, dst); err != nil {
+	_, show, end := newBar(progress, "pushed")
+	watched, flush := dst.Watched(show)
+	if desc, err = f.image(ctx, watched); err == nil {
+		flush()
+	}
+	end()
+	if err != nil {
 		return desc, err
 	}
 	if f.referenceValues != "" {

@@ -113,14 +113,20 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 	}
 	m := ocispec.Manifest{ArtifactType: kind, Annotations: a.Annotations}
 	for _, l := range layers {
-		d, err := pushFile(ctx, dst, l.path, l.mediaType)
+		d, err := describeFile(l)
 		if err != nil {
-			return d, fmt.Errorf("pushing %s: %w", l.path, err)
+			return d, err
 		}
 		if l.path == a.Disk {
 			maps.Copy(d.Annotations, aboutDisk)
 		}
 		m.Layers = append(m.Layers, d)
+	}
+	tallyOf(dst).expect(m.Layers...)
+	for i, d := range m.Layers {
+		if err := pushFile(ctx, dst, d, layers[i].path); err != nil {
+			return d, fmt.Errorf("pushing %s: %w", layers[i].path, err)
+		}
 	}
 	if a.Cmdline != nil {
 		d, err := pushBytes(ctx, dst, osimage.MediaTypeCmdline, []byte(*a.Cmdline))
@@ -187,7 +193,10 @@ func (a Artifact) describeDisk(ctx context.Context, mediaType string) (map[strin
 
 // AttachReferenceValues makes the file at path a referrer of image.
 func AttachReferenceValues(ctx context.Context, dst content.Storage, image ocispec.Descriptor, path string) (ocispec.Descriptor, error) {
-	d, err := pushFile(ctx, dst, path, ReferenceValuesType)
+	d, err := describeFile(layer{path, ReferenceValuesType})
+	if err == nil {
+		err = pushFile(ctx, dst, d, path)
+	}
 	if err != nil {
 		return d, fmt.Errorf("pushing %s: %w", path, err)
 	}
@@ -226,36 +235,51 @@ func pushBytes(ctx context.Context, dst content.Storage, mediaType string, b []b
 	return d, push(ctx, dst, d, bytes.NewReader(b))
 }
 
-func pushFile(ctx context.Context, dst content.Storage, path, mediaType string) (ocispec.Descriptor, error) {
-	f, err := os.Open(path)
+// describeFile makes a layer's descriptor of its file.
+func describeFile(l layer) (d ocispec.Descriptor, err error) {
+	f, err := os.Open(l.path)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return d, err
 	}
 	defer f.Close()
 	h := sha256.New()
 	size, err := io.Copy(h, f)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return d, err
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	d := ocispec.Descriptor{
-		MediaType:   mediaType,
+	return ocispec.Descriptor{
+		MediaType:   l.mediaType,
 		Digest:      digest.NewDigest(digest.SHA256, h),
 		Size:        size,
-		Annotations: map[string]string{ocispec.AnnotationTitle: filepath.Base(path)},
+		Annotations: map[string]string{ocispec.AnnotationTitle: filepath.Base(l.path)},
+	}, nil
+}
+
+func pushFile(ctx context.Context, dst content.Storage, d ocispec.Descriptor, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
 	}
-	return d, push(ctx, dst, d, f)
+	defer f.Close()
+	return push(ctx, dst, d, f)
 }
 
 // push pushes what dst does not have.
 func push(ctx context.Context, dst content.Storage, d ocispec.Descriptor, r io.Reader) error {
 	if ok, err := dst.Exists(ctx, d); err != nil || ok {
+		tallyOf(dst).settle(d, 0)
 		return err
 	}
 	if err := dst.Push(ctx, d, r); !errors.Is(err, errdef.ErrAlreadyExists) {
 		return err
+	}
+	return nil
+}
+
+// tallyOf returns what counts the pushes to dst, or nil.
+func tallyOf(dst content.Storage) *tally {
+	if t, ok := dst.(*Target); ok {
+		return t.tally
 	}
 	return nil
 }

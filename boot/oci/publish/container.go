@@ -161,6 +161,7 @@ func copyLayers(ctx context.Context, src *Source, dst *Target, layers []ocispec.
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
+	dst.tally.expect(layers...)
 	var blobs []unpack.Layer
 	for _, d := range layers {
 		f, err := spool(ctx, src, d, dir)

@@ -77,6 +77,7 @@ type Target struct {
 
 	partials   string // folder for what has arrived of blobs; empty if there is none
 	unfinished bool   // what was pushed is lost without Finish
+	tally      *tally // of what is pushed; may be nil
 	finish     func() error
 	cleanup    func() error
 }

@@ -60,8 +60,16 @@ func (t *tally) into(dst *Target) *Target {
 		return dst
 	}
 	counting := *dst
-	counting.GraphTarget = countedTarget{dst.GraphTarget, t}
+	counting.GraphTarget, counting.tally = countedTarget{dst.GraphTarget, t}, t
 	return &counting
+}
+
+// Watched returns the same target, which reports the bytes of what is pushed now
+// and then, and once more when flush is called.
+func (t *Target) Watched(report func(fetch.Progress)) (_ *Target, flush func()) {
+	var one sync.Mutex
+	tally := newTally(inTurn(&one, report))
+	return tally.into(t), tally.meter.Flush
 }
 
 type countedTarget struct {
@@ -70,6 +78,7 @@ type countedTarget struct {
 }
 
 func (c countedTarget) Push(ctx context.Context, d ocispec.Descriptor, content io.Reader) error {
+	c.tally.expect(d)
 	r := &countedReader{Reader: content, meter: c.tally.meter}
 	err := c.GraphTarget.Push(ctx, d, r)
 	if err == nil || errors.Is(err, errdef.ErrAlreadyExists) {

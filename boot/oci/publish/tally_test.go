@@ -11,6 +11,7 @@ import (
 	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/uki/ukitest"
 )
 
 // TestCopyProgress copies from a registry and from a layout, which takes other
@@ -86,5 +87,27 @@ func TestDamagedIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkBoots(t, layout(t, dir, "v1"), desc, keys)
+	}
+}
+
+// TestPublishProgress publishes files, then the same again.
+func TestPublishProgress(t *testing.T) {
+	addr := registry(t)
+	a := publish.Artifact{Kernel: write(t, "k", []byte(ukitest.BzImage("kernel"))), Initrd: write(t, "i", make([]byte, 1<<20))}
+	for _, again := range []bool{false, true} {
+		var last fetch.Progress
+		watched, flush := target(t, addr+"/os/test:v1").Watched(func(p fetch.Progress) {
+			if p.Done > p.Total {
+				t.Errorf("%d of %d bytes", p.Done, p.Total)
+			}
+			last = p
+		})
+		if _, err := a.Push(t.Context(), watched); err != nil {
+			t.Fatal(err)
+		}
+		flush()
+		if last.Done != last.Total || (last.Done > 1<<20) == again || again && last.Done > 0 {
+			t.Errorf("again %v: %d of %d bytes at the end", again, last.Done, last.Total)
+		}
 	}
 }
