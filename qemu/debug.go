@@ -111,11 +111,10 @@ func (d *Debugger) Set(ctx context.Context, values map[Register]uint64) error {
 // Freeze makes the machine's kernel stand still for ever once it goes on: every
 // processor jumps to where it is, and hears no interrupt.
 func (d *Debugger) Freeze(ctx context.Context) error {
-	list, err := d.ask(ctx, "qfThreadInfo")
+	cpus, err := d.processors(ctx)
 	if err != nil {
 		return err
 	}
-	cpus := strings.Split(strings.TrimPrefix(list, "m"), ",")
 	for {
 		inKernel, err := d.inKernel(ctx, cpus)
 		if err != nil {
@@ -147,6 +146,21 @@ func (d *Debugger) Freeze(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// processors lists them, which come as threads, one or more an answer.
+func (d *Debugger) processors(ctx context.Context) (cpus []string, err error) {
+	for query := "qfThreadInfo"; ; query = "qsThreadInfo" {
+		answer, err := d.ask(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		list, more := strings.CutPrefix(answer, "m")
+		if !more {
+			return cpus, nil
+		}
+		cpus = append(cpus, strings.Split(list, ",")...)
+	}
 }
 
 // inKernel says whether all processors are in the kernel.
