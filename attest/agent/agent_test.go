@@ -80,6 +80,7 @@ func newTestAgent(t *testing.T, s *attestd, caNow func() time.Time) (*Agent, *fa
 		t.Fatal(err)
 	}
 	h.Result.URL = s.URL
+	h.Uptime = func() time.Duration { return 0 } // that of the machine that tests is not the device's
 	h.SiteCA = x509.NewCertPool()
 	h.SiteCA.AddCert(s.Certificate())
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -189,7 +190,7 @@ func TestDeadClock(t *testing.T) {
 	a.Handover.SiteCA = x509.NewCertPool()
 	a.Handover.SiteCA.AddCert(cert.Leaf)
 	a.Handover.Result.IssuedAt = real().Add(-time.Hour).Unix()
-	a.Handover.uptime = func() time.Duration { return time.Hour }
+	a.Handover.Uptime = func() time.Duration { return time.Hour }
 	if err := a.Once(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +215,7 @@ func TestClockAhead(t *testing.T) {
 	a.Handover.SiteCA = x509.NewCertPool()
 	a.Handover.SiteCA.AddCert(cert.Leaf)
 	a.Handover.Result.IssuedAt = time.Now().Add(-time.Hour).Unix()
-	a.Handover.uptime = func() time.Duration { return time.Hour }
+	a.Handover.Uptime = func() time.Duration { return time.Hour }
 	a.Handover.system = func() time.Time { return time.Now().AddDate(1, 0, 0) }
 	if err := a.Once(t.Context()); err != nil {
 		t.Fatal(err)

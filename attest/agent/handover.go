@@ -50,10 +50,10 @@ type Handover struct {
 	Identity    ca.Identity
 	Certificate *x509.Certificate
 	SiteCA      *x509.CertPool
+	Uptime      func() time.Duration // since attestd answered; nil means since the kernel started
 
-	system func() time.Time     // nil means time.Now
-	uptime func() time.Duration // nil means since the kernel started
-	ahead  atomic.Bool          // the system's time does not count
+	system func() time.Time // nil means time.Now
+	ahead  atomic.Bool      // the system's time does not count
 }
 
 // Open reads the handover in dir ([ErrNotAttested] when there is none).
@@ -89,7 +89,7 @@ func Open(dir string) (*Handover, error) {
 // machine without a battery for its clock begins years ago, and may never meet another clock than attestd's. A clock
 // that is ahead shows in what it makes of attestd's certificate; see doubt.
 func (h *Handover) Now() time.Time {
-	system, uptime := h.system, h.uptime
+	system, uptime := h.system, h.Uptime
 	if system == nil {
 		system = time.Now
 	}
