@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
@@ -22,13 +21,13 @@ const readPause = 10 * time.Second
 // A supervisor starts the worker and does what it says. Nothing that it says or
 // does itself may wait for ever: not for a console, not for a device.
 type supervisor struct {
-	out *console.Relay
+	out consoles
 	dog *watchdog
 }
 
 // supervise never returns.
 func supervise() {
-	s := supervisor{out: console.NewRelay(os.Stdout)}
+	var s supervisor
 	// Whatever happens below, this process ends in a reset.
 	defer s.reset(unix.LINUX_REBOOT_CMD_RESTART)
 	defer func() {
@@ -50,29 +49,21 @@ func supervise() {
 
 func (s *supervisor) printf(format string, args ...any) { fmt.Fprintf(s.out, format, args...) }
 
-// harden takes away what could stop or divert a boot from the keyboard.
+// harden takes away what could stop or divert a boot from the keyboard. It also
+// opens the consoles, which need /proc and /dev.
 func (s *supervisor) harden() {
-	for _, err := range loader.Mounts() {
+	unmounted := loader.Mounts()
+	s.out = openConsoles()
+	for _, err := range unmounted {
 		s.printf("netboot: %v\n", err)
 	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGPIPE)
-	noStopKey(os.Stdin)
 	write("/proc/sys/kernel/sysrq", "0")
 	write("/proc/sys/kernel/panic", "10")
 	write("/proc/sys/kernel/printk", "4") // errors; init has let warnings in, which break into lines
 	write("/proc/self/oom_score_adj", "-1000")
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-}
-
-// noStopKey makes a terminal ignore Ctrl-S, which noise on a serial line can be too.
-func noStopKey(terminal *os.File) {
-	t, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
-	if err != nil {
-		return // no terminal
-	}
-	t.Iflag &^= unix.IXON
-	_ = unix.IoctlSetTermios(int(terminal.Fd()), unix.TCSETS, t)
 }
 
 // write sets a knob that a small kernel may not have.

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,36 @@ func Console() (*os.File, error) {
 		return nil, fmt.Errorf("open the console: %w; does the kernel's command line name one, as in console=ttyS0,115200?", err)
 	}
 	return f, nil
+}
+
+// Consoles opens all of the machine's consoles, as the kernel lists them in
+// /proc/consoles, and leaves out those that cannot be opened: such as one that
+// is for the kernel alone. Writing to one that is stopped does not keep a thread.
+func Consoles() []*os.File {
+	list, err := os.ReadFile("/proc/consoles")
+	if err != nil {
+		return nil
+	}
+	var consoles []*os.File
+	for _, name := range names(string(list)) {
+		// Without O_NONBLOCK, opening a serial line may wait for a carrier.
+		f, err := os.OpenFile(filepath.Join("/dev", name), os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+		if err == nil {
+			consoles = append(consoles, f)
+		}
+	}
+	return consoles
+}
+
+// names are the first fields of /proc/consoles, see the kernel's fs/proc/consoles.c.
+func names(list string) []string {
+	var names []string
+	for line := range strings.Lines(list) {
+		if f := strings.Fields(line); len(f) > 0 {
+			names = append(names, f[0])
+		}
+	}
+	return names
 }
 
 // Drain waits until everything that was written to a terminal has left the

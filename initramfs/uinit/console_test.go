@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,5 +55,17 @@ func TestDrainRefusesPipes(t *testing.T) {
 	defer w.Close()
 	if err := Drain(w, time.Minute); !errors.Is(err, unix.ENOTTY) {
 		t.Errorf("a pipe: error %v, want %v", err, unix.ENOTTY)
+	}
+}
+
+func TestNames(t *testing.T) {
+	const list = "ttyS0                -W- (EC    a)    4:64 \n" +
+		"tty0                 -WU (E  p  )    4:1\n" +
+		"netcon0              -W- (E     )\n"
+	if diff := cmp.Diff([]string{"ttyS0", "tty0", "netcon0"}, names(list)); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+	if got := names("\n"); got != nil {
+		t.Errorf("names of an empty line: %q", got)
 	}
 }
