@@ -142,15 +142,22 @@ func (p *partial) follow(ctx context.Context, keep *cacheWriter) error {
 	return nil
 }
 
-// takeChunk hashes c if it is the next, and drops it otherwise: it is in the file.
+// takeChunk hashes c, after what the hash could not take of what is before it.
+// A chunk from behind a gap is dropped: it is in the file.
 func (p *partial) takeChunk(c chunk, keep *cacheWriter) error {
-	if c.pos == p.hashed {
-		if err := p.update((*c.buf)[:c.n], keep); err != nil {
+	defer bufPool.Put(c.buf)
+	if c.pos > p.plan.prefix() {
+		return nil
+	}
+	for p.hashed < c.pos {
+		if err := p.readBack(min(c.pos, p.hashed+bufSize), keep); err != nil {
 			return err
 		}
 	}
-	bufPool.Put(c.buf)
-	return nil
+	if c.pos < p.hashed {
+		return nil
+	}
+	return p.update((*c.buf)[:c.n], keep)
 }
 
 // readBack hashes the file's bytes up to end.
