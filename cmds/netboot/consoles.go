@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/initramfs/uinit"
+	"github.com/sealboot/sealboot/boot/tty"
 )
 
 // consoles are the machine's, each written on its own: a serial line that takes
@@ -22,7 +22,7 @@ type terminal struct {
 }
 
 func openConsoles() consoles {
-	files := uinit.Consoles()
+	files := tty.Consoles()
 	if len(files) == 0 {
 		files = []*os.File{os.Stdout}
 	}
@@ -49,7 +49,7 @@ func (c consoles) Drain(d time.Duration) {
 	for _, t := range c {
 		wg.Go(func() {
 			t.Relay.Drain(d)
-			_ = uinit.Drain(t.file, d) // a pipe has nothing to drain
+			_ = tty.Drain(t.file, d) // a pipe has nothing to drain
 		})
 	}
 	wg.Wait()

@@ -15,11 +15,11 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/initramfs/uinit"
+	"github.com/sealboot/sealboot/boot/tty"
 )
 
 func main() {
-	if console, err := uinit.Console(); err != nil {
+	if console, err := tty.Console(); err != nil {
 		fmt.Printf("guest: %v\n", err)
 	} else {
 		os.Stdout = console
@@ -40,7 +40,7 @@ func main() {
 
 // end ends this system when all that it had to say was said.
 func end(how int) error {
-	if err := uinit.Drain(os.Stdout, time.Minute); err != nil {
+	if err := tty.Drain(os.Stdout, time.Minute); err != nil {
 		return err
 	}
 	unix.Sync()

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/initramfs/uinit"
+	"github.com/sealboot/sealboot/boot/tty"
 	"github.com/sealboot/sealboot/measure/fwlog/armor"
 )
 
@@ -37,7 +37,7 @@ func record() error {
 	if err != nil {
 		return fmt.Errorf("read the firmware's event log: %w; this machine has no TPM, or its firmware does not use it", err)
 	}
-	console, err := uinit.Console()
+	console, err := tty.Console()
 	if err != nil {
 		return err
 	}
@@ -49,5 +49,5 @@ func record() error {
 			return err
 		}
 	}
-	return uinit.Drain(console, patience)
+	return tty.Drain(console, patience)
 }

@@ -1,4 +1,4 @@
-package uinit
+package tty
 
 import (
 	"errors"

@@ -1,10 +1,11 @@
-// Package uinit gives a program that u-root's init starts, and that ends the
-// machine, a console on which its last words arrive.
+// Package tty opens the machine's consoles, and waits until what was written has
+// left the machine: it is for a program that u-root's init starts, and that ends
+// the machine.
 //
-// Standard output is not that: it is a pipe, which init copies to the consoles
+// Standard output is not for that: it is a pipe, which init copies to the consoles
 // at its leisure. Nothing tells what is still in there, and it is lost when the
 // machine ends.
-package uinit
+package tty
 
 import (
 	"errors"
