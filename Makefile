@@ -46,8 +46,9 @@ build: deps ## Build the operator's tool and the server into build/bin
 run: build ## Boot a measured OS and unlock its site (SOURCE=tuf; TAMPER=... must fail)
 	@build/bin/sealboot lab run --dir $(LAB) --from $(SOURCE) $(if $(TAMPER),--tamper $(TAMPER))
 
-lint: ## Format, vet and staticcheck
+lint: ## Format, sizes, vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; exit 1; fi
+	@big=$$(git ls-files | xargs -d '\n' -r stat -c '%s %n' | awk '$$1 > 65536'); if [ -n "$$big" ]; then echo "too big for sources:" $$big; exit 1; fi
 	go vet ./...
 	go vet -tags vm ./qemu/...
 	go run $(STATICCHECK) ./...

@@ -115,6 +115,9 @@ func (d *Debugger) Freeze(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(cpus) == 0 {
+		return errors.New("freeze: QEMU's debug stub names no processors")
+	}
 	for {
 		inKernel, err := d.inKernel(ctx, cpus)
 		if err != nil {

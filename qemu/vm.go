@@ -45,6 +45,8 @@ type Exit struct {
 	Reason string
 	// Panic is the kernel's last word, if it had one.
 	Panic string
+	// Watchdog says that the machine's watchdog has bitten.
+	Watchdog bool
 }
 
 // Start runs a machine. It runs until the guest powers off, Stop is called, or
@@ -158,6 +160,10 @@ func (vm *VM) event(name, reason string) {
 		case vm.resets <- struct{}{}:
 		default: // nobody reads, and 64 are enough for anybody
 		}
+	case "WATCHDOG":
+		vm.mu.Lock()
+		vm.exit.Watchdog = true
+		vm.mu.Unlock()
 	case "SHUTDOWN":
 		vm.mu.Lock()
 		vm.exit.Reason = cmp.Or(vm.exit.Reason, reason)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sealboot/sealboot/boot/cmdline"
 )
 
 var joinToken = regexp.MustCompile(`^[A-Za-z0-9_-]{16,128}$`)
@@ -65,6 +67,9 @@ func (s *Site) check() error {
 	}
 	if len(s.Cmdline) > 2048 || strings.ContainsFunc(s.Cmdline, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		p.addf("cmdline", "want at most 2048 bytes on one line, without control characters")
+	}
+	if _, err := cmdline.Options(s.Cmdline); err != nil {
+		p.addf("cmdline", "%v: want options of the kernel alone", err)
 	}
 	s.checkPCRs(&p)
 	p.oneOf("clock", s.Clock, "require", "prefer", "off")

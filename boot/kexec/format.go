@@ -2,6 +2,7 @@ package kexec
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +20,9 @@ var ErrFormat = errors.New("no kernel that can be loaded")
 // and an empty one whatever is a kernel for any.
 func CheckFormat(r io.ReaderAt, size int64, arch string) error {
 	found := format(r, size)
-	want, known := map[string]string{"": "x86 bzImage or Image", "amd64": "x86 bzImage", "arm64": "arm64 Image"}[arch]
+	want, known := map[string]string{"": bzImage + " or Image", "amd64": bzImage, "arm64": arm64Image}[arch]
 	switch {
-	case !known || found == want || found == packed || found != "" && arch == "":
+	case !known || found == want || found != "" && arch == "":
 		return nil
 	case found == "":
 		found = "file of no known format"
@@ -29,34 +30,74 @@ func CheckFormat(r io.ReaderAt, size int64, arch string) error {
 	return fmt.Errorf("%w: %s, %d bytes; want an %s, or one packed as EFI zboot, gzip or UKI", ErrFormat, found, size, want)
 }
 
-// packed is what unwrap takes apart.
-const packed = "packed kernel"
+const (
+	bzImage    = "x86 bzImage"
+	arm64Image = "arm64 Image"
+)
 
-// format names what a file of size bytes is by its header, or nothing. Of a UKI
-// it is its kernel that counts.
+// format names the kernel in a file of size bytes by its header, or is empty.
+// Like [Loader.Load], it looks into one envelope.
 func format(r io.ReaderAt, size int64) string {
+	if name := header(r, size); name != "" {
+		return name
+	}
 	if pe, err := uki.Parse(r, size); err == nil && pe.IsUKI() {
 		linux, _ := pe.Section(".linux")
-		r, size = linux.Reader(r), linux.Size
+		return header(linux.Reader(r), linux.Size)
 	}
-	if _, err := uki.ParseBzImage(r, size); err == nil {
-		return "x86 bzImage"
+	var inner start
+	if z, err := uki.ParseZboot(r, size); err == nil {
+		err = z.Unwrap(&inner, r, maxKernel)
+		return inner.header(err)
 	}
-	if _, err := uki.ParseZboot(r, size); err == nil {
-		return packed
-	}
-	const magicAt = 0x38 // Documentation/arch/arm64/booting.rst, arch/riscv/boot-image-header.rst
-	head := make([]byte, magicAt+4)
-	if n, _ := r.ReadAt(head, 0); n < len(head) {
+	zr, err := gzip.NewReader(io.NewSectionReader(r, 0, size))
+	if err != nil {
 		return ""
 	}
-	switch {
-	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
-		return packed
-	case string(head[magicAt:]) == "ARM\x64":
-		return "arm64 Image"
-	case string(head[magicAt:]) == "RSC\x05":
+	_, err = io.Copy(&inner, zr)
+	return inner.header(err)
+}
+
+// header names an unpacked kernel.
+func header(r io.ReaderAt, size int64) string {
+	if bz, err := uki.ParseBzImage(r, size); err == nil {
+		if !bz.Load64 {
+			return bzImage + " without a 64-bit entry"
+		}
+		return bzImage
+	}
+	const magicAt = 0x38 // Documentation/arch/arm64/booting.rst, arch/riscv/boot-image-header.rst
+	magic := make([]byte, 4)
+	if n, _ := r.ReadAt(magic, magicAt); n < len(magic) {
+		return ""
+	}
+	switch string(magic) {
+	case "ARM\x64":
+		return arm64Image
+	case "RSC\x05":
 		return "RISC-V Image"
 	}
 	return ""
+}
+
+// start keeps the first bytes of what is written to it, enough for a header and
+// the kernel's version behind it, and then ends the copying.
+type start struct{ b []byte }
+
+var errStart = errors.New("there is enough")
+
+func (s *start) Write(p []byte) (int, error) {
+	const enough = 128 << 10
+	if s.b = append(s.b, p...); len(s.b) >= enough {
+		return 0, errStart
+	}
+	return len(p), nil
+}
+
+// header names the kernel that was unpacked with this result.
+func (s *start) header(err error) string {
+	if err != nil && !errors.Is(err, errStart) {
+		return ""
+	}
+	return header(bytes.NewReader(s.b), int64(len(s.b)))
 }

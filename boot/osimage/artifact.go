@@ -51,7 +51,10 @@ func fromArtifact(ctx context.Context, m *ocispec.Manifest, content Content, opt
 		if err != nil {
 			return nil, fmt.Errorf("fetch uki: %w", err)
 		}
-		return FromUKI(f, Options{Cmdline: join(cmdline, opts.Cmdline), Arch: opts.Arch, MemAvailable: opts.MemAvailable})
+		if opts.Cmdline, err = joinCmdline(cmdline, opts.Cmdline); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return FromUKI(f, opts)
 	}
 	return nil, fmt.Errorf("%w: artifact type %q, no layer is a kernel, a UKI or a disk (media types: %s)",
 		ErrUnsupported, m.ArtifactType, mediaTypes(m.Layers))
@@ -101,7 +104,7 @@ func fromLinuxArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, 
 			err = errors.Join(err, i.Close())
 		}
 	}()
-	if err := i.addBootFiles(ctx, layers, join(cmdline, opts.Cmdline), content); err != nil {
+	if err := i.addBootFiles(ctx, layers, cmdline, opts.Cmdline, content); err != nil {
 		return nil, err
 	}
 	if err := i.finish(&opts); err != nil {
@@ -112,8 +115,8 @@ func fromLinuxArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, 
 
 // addBootFiles fetches kernel, initrd and device tree and adds them and the
 // command line to the descriptor, in its order.
-func (i *Image) addBootFiles(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline string, content Content) (err error) {
-	if i.Cmdline, err = joinCmdline(cmdline, ""); err != nil {
+func (i *Image) addBootFiles(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline, site string, content Content) (err error) {
+	if i.Cmdline, err = joinCmdline(cmdline, site); err != nil {
 		return err
 	}
 	for _, part := range []struct {

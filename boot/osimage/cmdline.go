@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/sealboot/sealboot/boot/cmdline"
 	"github.com/sealboot/sealboot/boot/uki"
 	"github.com/sealboot/sealboot/measure/event"
 )
@@ -18,15 +19,15 @@ const maxCmdline = 16 << 10
 // without the final NUL. arm64 has the same.
 const x86MaxCmdline = 2047
 
-// join puts a space between the image's part and the site's. Files bring line
-// ends along: those at the edges go.
-func join(image, site string) string {
-	return strings.TrimSpace(strings.TrimSpace(image) + " " + strings.TrimSpace(site))
-}
-
-// joinCmdline returns the final bytes.
+// joinCmdline returns the final bytes: the image's part and the site's with a
+// space between them. Files bring line ends along: those at the edges go. An
+// image's part behind which the kernel would not read the site's is refused.
 func joinCmdline(image, site string) (string, error) {
-	line := join(image, site)
+	image, site = strings.TrimSpace(image), strings.TrimSpace(site)
+	if _, err := cmdline.Options(image); err != nil && site != "" {
+		return "", fmt.Errorf("%w: the image's command line %q: %w, and the site's part follows it", ErrInvalid, image, err)
+	}
+	line := strings.TrimSpace(image + " " + site)
 	if len(line) > maxCmdline {
 		return "", fmt.Errorf("%w: command line of %d bytes", ErrInvalid, len(line))
 	}

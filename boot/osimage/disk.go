@@ -72,7 +72,7 @@ func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, c
 		}
 	}()
 	// What is small first: if it cannot be had, the disk stays as it is.
-	if err := i.addBootFiles(ctx, layers, line, content); err != nil {
+	if err := i.addBootFiles(ctx, layers, line, "", content); err != nil {
 		return nil, err
 	}
 	disk, err := i.placeDisk(ctx, layer, content, &opts)

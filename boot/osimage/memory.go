@@ -65,7 +65,7 @@ func (i *Image) finish(opts *Options) error {
 		return err
 	}
 	if err := kexec.CheckFormat(i.Kernel, size, cmp.Or(opts.Arch, runtime.GOARCH)); err != nil {
-		return fmt.Errorf("%w: kernel: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: kernel: %w%s", ErrInvalid, err, opts.platformHint())
 	}
 	if err := i.leaveOutDTB(opts); err != nil {
 		return err
@@ -81,6 +81,14 @@ func (i *Image) finish(opts *Options) error {
 		return &MemoryError{"loading the image", i.NeedsRAM, have}
 	}
 	return nil
+}
+
+// platformHint helps whoever looks at an image for a machine of another sort.
+func (o *Options) platformHint() string {
+	if !o.DryRun || o.Arch != "" {
+		return ""
+	}
+	return fmt.Sprintf("; name the platform of the machines that it is for, this one is %s/%s", runtime.GOOS, runtime.GOARCH)
 }
 
 const dtbNote = "the image's device tree is not used: kexec passes on what this machine was booted with"
@@ -101,10 +109,15 @@ func (i *Image) leaveOutDTB(opts *Options) error {
 }
 
 func (o *Options) deviceTree() bool {
+	if o.DryRun {
+		return false // it is about another machine
+	}
 	if o.DeviceTree != nil {
 		return o.DeviceTree()
 	}
-	_, err := os.Stat("/sys/firmware/fdt")
+	// Every tree of a board has it. The one that Linux makes for itself where
+	// ACPI describes an arm64 machine does not.
+	_, err := os.Stat("/sys/firmware/devicetree/base/compatible")
 	return err == nil
 }
 

@@ -97,7 +97,8 @@ type Options struct {
 	// Disk is where a disk image is written to, a block device or a file,
 	// open for reading and writing. Without it such images are refused.
 	Disk *os.File
-	// DryRun describes a disk image without writing it anywhere.
+	// DryRun describes an image for another machine: a disk image is not
+	// written anywhere, and this machine's device tree does not matter.
 	DryRun bool
 }
 

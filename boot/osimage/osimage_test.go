@@ -258,6 +258,29 @@ func TestDeviceTree(t *testing.T) {
 	opts.DeviceTree = func() bool { return true }
 	_, err = FromManifest(context.Background(), m, store, opts)
 	wantRefused(t, "a machine with a tree of its own", err, ErrUnsupported, "give the tree to the platform firmware")
+	opts.DryRun = true
+	other, err := FromManifest(context.Background(), m, store, opts)
+	if err != nil {
+		t.Fatalf("about another machine: %v", err)
+	}
+	defer other.Close()
+}
+
+// TestPlatformHint looks at a kernel of another architecture than all that boot here.
+func TestPlatformHint(t *testing.T) {
+	store := blobs{}
+	empty := store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil)
+	kernel := []byte(strings.Repeat("\x00", 0x38) + "RSC\x05" + "rest")
+	m := manifestOf(t, "", empty, nil, store.add(MediaTypeKernel, kernel, nil))
+	opts := Options{MemAvailable: plenty, DryRun: true}
+	_, err := FromManifest(context.Background(), m, store, opts)
+	wantRefused(t, "predicted without its platform", err, ErrInvalid, "name the platform of the machines that it is for")
+	opts.Arch = "riscv64"
+	i, err := FromManifest(context.Background(), m, store, opts)
+	if err != nil {
+		t.Fatalf("predicted with it: %v", err)
+	}
+	defer i.Close()
 }
 
 func TestContainer(t *testing.T) {

@@ -144,6 +144,15 @@ func TestCmdlineLimits(t *testing.T) {
 		_, err := joinCmdline(strings.Repeat("x", length-2), "y")
 		wantRefused(t, "joined", err, want, "command line of 16385 bytes")
 	}
+	for image, site := range map[string]string{"quiet -- single": "", "quiet": "a=b", `a="b c"`: "d=e"} {
+		if _, err := joinCmdline(image, site); err != nil {
+			t.Errorf("%q and %q: %v", image, site, err)
+		}
+	}
+	for _, image := range []string{"quiet -- single", `a="b`, "--\n"} {
+		_, err := joinCmdline(image, "panic=10")
+		wantRefused(t, image, err, ErrInvalid, "the site's part follows it")
+	}
 	silent := testKernel()
 	binary.LittleEndian.PutUint32(silent[0x238:], 0)
 	for name, c := range map[string]struct {

@@ -253,13 +253,26 @@ func TestBzImage(t *testing.T) {
 	le.PutUint16(b[0x20e:], 0x400)
 	le.PutUint32(b[0x238:], 2047)
 	le.PutUint32(b[0x260:], 1<<24)
+	b[0x211], b[0x236] = 1, 3
 	copy(b[0x600:], "6.1.0-test (builder) #1")
 	got, err := ParseBzImage(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (BzImage{0x20f, 2047, 1 << 24, "6.1.0-test (builder) #1"}); *got != want {
+	if want := (BzImage{0x20f, 2047, 1 << 24, true, "6.1.0-test (builder) #1"}); *got != want {
 		t.Errorf("got %+v, want %+v", *got, want)
+	}
+	for name, spoil := range map[string]func(b []byte) []byte{
+		"protocol 2.11":   func(b []byte) []byte { le.PutUint16(b[0x206:], 0x20b); return b },
+		"zImage":          func(b []byte) []byte { b[0x211] = 0; return b },
+		"32 bits":         func(b []byte) []byte { b[0x236] = 2; return b },
+		"below 4 GiB":     func(b []byte) []byte { b[0x236] = 1; return b },
+		"less than 1 KiB": func(b []byte) []byte { b[0x20f] = 0; return b[:1023] },
+	} {
+		b := spoil(bytes.Clone(b))
+		if got, err := ParseBzImage(bytes.NewReader(b), int64(len(b))); err != nil || got.Load64 {
+			t.Errorf("%s: %+v, %v, want one that a 64-bit kernel does not load", name, got, err)
+		}
 	}
 	for protocol, size := range map[uint16]int64{0x206: 0, 0x209: 0, 0x20a: 1 << 24} { // older ones do not say how much room they need
 		le.PutUint16(b[0x206:], protocol)

@@ -32,11 +32,13 @@ func supervise() {
 	defer s.reset(unix.LINUX_REBOOT_CMD_RESTART)
 	defer func() {
 		if r := recover(); r != nil {
-			s.printf("\nnetboot: %v\n", r)
+			unload()
+			s.printf("\n FAILED     netboot: %v; reset\n", r)
+			time.Sleep(readPause)
 		}
 	}()
 	s.harden()
-	s.dog = openWatchdog()
+	s.dog = s.openWatchdog()
 	outcome, err := runWorker(s.out, workerPatience)
 	if outcome != flow.Kexec {
 		unload()
@@ -73,7 +75,7 @@ func write(path, value string) { _ = os.WriteFile(path, []byte(value), 0) }
 func (s *supervisor) finish(o flow.Outcome) {
 	switch o {
 	case flow.Kexec:
-		s.dog.handOver()
+		s.dog.handOver(s.printf)
 		s.out.Drain(time.Second)
 		s.reset(unix.LINUX_REBOOT_CMD_KEXEC)
 		unload()

@@ -17,39 +17,52 @@ const (
 // A watchdog resets the machine when the supervisor, or the kernel below it,
 // has stopped. A nil watchdog is a machine without one.
 type watchdog struct {
-	file    *os.File
-	petting context.Context
-	stop    context.CancelFunc
+	file *os.File
+	stop context.CancelFunc
+	quit chan struct{} // closed when pet has ended
 }
 
-func openWatchdog() *watchdog {
+func (s *supervisor) openWatchdog() *watchdog {
 	f, err := os.OpenFile(watchdogPath, os.O_WRONLY, 0)
 	if err != nil {
+		s.printf("netboot: no watchdog: %v; a kernel that hangs stays so\n", err)
 		return nil
 	}
-	w := &watchdog{file: f}
-	w.petting, w.stop = context.WithCancel(context.Background())
+	petting, stop := context.WithCancel(context.Background())
+	w := &watchdog{file: f, stop: stop, quit: make(chan struct{})}
 	w.timeout(bite)
-	go w.pet()
+	go w.pet(petting)
 	return w
 }
 
-func (w *watchdog) pet() {
+func (w *watchdog) pet(petting context.Context) {
+	defer close(w.quit)
 	t := time.NewTicker(bite / 4)
 	defer t.Stop()
 	for {
 		_, _ = w.file.Write([]byte{0})
 		select {
 		case <-t.C:
-		case <-w.petting.Done():
+		case <-petting.Done():
 			return
 		}
 	}
 }
 
-// timeout is kept by the driver; some can only do some values.
-func (w *watchdog) timeout(d time.Duration) {
-	_ = unix.IoctlSetPointerInt(int(w.file.Fd()), unix.WDIOC_SETTIMEOUT, int(d.Seconds()))
+// timeout asks the driver for d or, if that is more than it can do, for as much
+// as it takes. It returns what is set; 0 is not known.
+func (w *watchdog) timeout(d time.Duration) time.Duration {
+	fd := int(w.file.Fd())
+	for ; d >= bite/4; d /= 2 {
+		if unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(d.Seconds())) == nil {
+			break
+		}
+	}
+	n, err := unix.IoctlGetInt(fd, unix.WDIOC_GETTIMEOUT)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(n) * time.Second
 }
 
 // starve lets it reset the machine.
@@ -59,14 +72,22 @@ func (w *watchdog) starve() {
 	}
 }
 
-// handOver switches the watchdog off where the driver can, and otherwise gives
-// the operating system time to feed it.
-func (w *watchdog) handOver() {
+// handOver switches the watchdog off, and otherwise gives the operating system
+// as long as the driver can to feed it.
+func (w *watchdog) handOver(printf func(string, ...any)) {
 	if w == nil {
 		return
 	}
 	w.stop()
-	w.timeout(osBite)
+	select {
+	case <-w.quit: // or what it writes would take back the "magic close"
+	case <-time.After(time.Second):
+	}
+	if err := unix.IoctlSetPointerInt(int(w.file.Fd()), unix.WDIOC_SETOPTIONS, unix.WDIOS_DISABLECARD); err != nil {
+		left := w.timeout(osBite)
+		_, _ = w.file.Write([]byte{0})
+		printf("netboot: the watchdog cannot be switched off (%v): the operating system has %v to feed it\n", err, left)
+	}
 	_, _ = w.file.Write([]byte{'V'}) // the "magic close"
 	_ = w.file.Close()
 }

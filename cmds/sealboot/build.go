@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -48,9 +47,7 @@ sources unless --version does.`,
 				if err != nil {
 					return initramfs.Options{}, err
 				}
-				if open := unsaid(conf.Cmdline); len(open) > 0 {
-					fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s: the command line does not say %s, so that who holds a machine may tell its operating system more than was measured; \"sealboot site config --from\" adds it\n", site, strings.Join(open, " "))
-				}
+				warnOpen(cmd.ErrOrStderr(), site, conf.Cmdline)
 				version := cmp.Or(version, initramfs.SourceVersion(cmd.Context(), flags.source))
 				return initramfs.Loader(flags.source, version, siteJSON), nil
 			})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -46,7 +47,7 @@ part of the command line is measured.`,
 	f := cmd.Flags()
 	f.StringVar(&o.site, "site", "site.json", "the site config of the loaders that will boot it")
 	f.StringVar(&o.name, "name", "", "the document's name")
-	f.StringVar(&o.platform, "platform", "", "pick from an image index, as in linux/amd64; empty means this machine's")
+	f.StringVar(&o.platform, "platform", "", "platform of the machines that will boot it, as in linux/arm64, which also picks from an image index; empty means this machine's")
 	f.Uint64Var(&o.version, "image-version", 0, "the image's version for the rollback floor, where the source does not say")
 	f.StringVar(&o.ca, "ca", "", "file with the CA certificates of REF's registry (PEM); empty means the system's")
 	f.BoolVar(&o.plainHTTP, "plain-http", false, "fetch REF without TLS")
@@ -59,6 +60,9 @@ func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image,
 	raw, site, err := readSite(o.site)
 	if err != nil {
 		return nil, err
+	}
+	if len(args) == 0 && (o.platform != "" || o.ca != "" || o.plainHTTP) {
+		return nil, errors.New("--platform, --ca and --plain-http are about REF; without one the site config says all that")
 	}
 	if len(args) == 1 {
 		var ca []byte

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/boot/cmdline"
 	"github.com/sealboot/sealboot/boot/config"
 )
 
@@ -129,10 +131,11 @@ func shut() []setting {
 }
 
 // unsaid are those about which a command line says nothing.
-func unsaid(cmdline string) (list []string) {
+func unsaid(line string) (list []string) {
+	options, _ := cmdline.Options(line) // what is wrong with it, the site config's check says
 	for _, s := range shut() {
 		said := func(option string) bool { return strings.HasPrefix(option, s.name+"=") }
-		if !slices.ContainsFunc(strings.Fields(cmdline), said) {
+		if !slices.ContainsFunc(options, said) {
 			list = append(list, s.name+"="+s.value)
 		}
 	}
@@ -140,8 +143,15 @@ func unsaid(cmdline string) (list []string) {
 }
 
 // closed adds them to a command line.
-func closed(cmdline string) string {
-	return strings.TrimSpace(cmdline + " " + strings.Join(unsaid(cmdline), " "))
+func closed(line string) string {
+	return strings.TrimSpace(line + " " + strings.Join(unsaid(line), " "))
+}
+
+// warnOpen says what the command line of a site config leaves open.
+func warnOpen(w io.Writer, file, line string) {
+	if open := unsaid(line); len(open) > 0 {
+		fmt.Fprintf(w, "warning: %s: the command line does not say %s, so that who holds a machine may tell its operating system more than was measured; \"sealboot site config --from\" adds it\n", file, strings.Join(open, " "))
+	}
 }
 
 func newSiteConfigCmd() *cobra.Command {

@@ -76,7 +76,10 @@ func TestCrash(t *testing.T) {
 		b := switchOnWith(t, l, l.Machine(), func(vm *qemu.VM) error {
 			return c.debug(ctx, vm, func(d *qemu.Debugger, _ func(string) error) error { return d.Freeze(ctx) })
 		})
-		wantEnd(t, b, reset) // by the watchdog: there is nothing else that still runs
+		wantEnd(t, b, reset)
+		if !b.Exit.Watchdog || b.Exit.Panic != "" {
+			t.Errorf("the machine's end: %+v; want that of its watchdog, and no panic", b.Exit)
+		}
 		t.Logf("the machine was on for %.1f s", b.Took.Seconds())
 		wantReleases(t, l, 0)
 		wantBlank(t, l)

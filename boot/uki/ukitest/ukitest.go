@@ -12,13 +12,15 @@ import (
 )
 
 // BzImage is an x86 kernel as far as its boot header says (boot.rst), with text
-// behind it that tells it from others.
+// behind it that tells it from others. It takes 1 KiB besides.
 func BzImage(text string) string {
-	b := []byte(strings.Repeat("\x00", 0x268))
+	b := []byte(strings.Repeat("\x00", 1024))
 	le := binary.LittleEndian
 	le.PutUint16(b[0x1fe:], 0xaa55)
 	copy(b[0x202:], "HdrS")
 	le.PutUint16(b[0x206:], 0x20f) // protocol 2.15
+	b[0x211] = 1                   // loadflags: LOADED_HIGH
+	b[0x236] = 3                   // xloadflags: XLF_KERNEL_64, XLF_CAN_BE_LOADED_ABOVE_4G
 	le.PutUint32(b[0x238:], 2047)  // longest command line
 	return string(b) + text
 }
