@@ -2,7 +2,6 @@ package kexec
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -41,21 +40,15 @@ func format(r io.ReaderAt, size int64) string {
 	if name := header(r, size); name != "" {
 		return name
 	}
-	if pe, err := uki.Parse(r, size); err == nil && pe.IsUKI() {
-		linux, _ := pe.Section(".linux")
-		return header(linux.Reader(r), linux.Size)
-	}
-	var inner start
-	if z, err := uki.ParseZboot(r, size); err == nil {
-		err = z.Unwrap(&inner, r, maxKernel)
-		return inner.header(err)
-	}
-	zr, err := gzip.NewReader(io.NewSectionReader(r, 0, size))
-	if err != nil {
+	unpack := packed(r, size)
+	if unpack == nil {
 		return ""
 	}
-	_, err = io.Copy(&inner, zr)
-	return inner.header(err)
+	var inner start
+	if err := unpack(&inner); err != nil && !errors.Is(err, errStart) {
+		return ""
+	}
+	return header(bytes.NewReader(inner.b), int64(len(inner.b)))
 }
 
 // header names an unpacked kernel.
@@ -92,12 +85,4 @@ func (s *start) Write(p []byte) (int, error) {
 		return 0, errStart
 	}
 	return len(p), nil
-}
-
-// header names the kernel that was unpacked with this result.
-func (s *start) header(err error) string {
-	if err != nil && !errors.Is(err, errStart) {
-		return ""
-	}
-	return header(bytes.NewReader(s.b), int64(len(s.b)))
 }

@@ -41,18 +41,18 @@ func fromArtifact(ctx context.Context, m *ocispec.Manifest, content Content, opt
 	if err != nil {
 		return nil, err
 	}
+	if opts.Cmdline, err = joinCmdline(cmdline, opts.Cmdline); err != nil {
+		return nil, err
+	}
 	switch {
 	case has(layers, roleDisk):
-		return fromDiskArtifact(ctx, layers, cmdline, content, opts)
+		return fromDiskArtifact(ctx, layers, content, opts)
 	case has(layers, roleKernel):
-		return fromLinuxArtifact(ctx, layers, cmdline, content, opts)
+		return fromLinuxArtifact(ctx, layers, content, opts)
 	case has(layers, roleUKI):
 		f, err := content.Blob(ctx, layers[roleUKI])
 		if err != nil {
 			return nil, fmt.Errorf("fetch uki: %w", err)
-		}
-		if opts.Cmdline, err = joinCmdline(cmdline, opts.Cmdline); err != nil {
-			return nil, errors.Join(err, f.Close())
 		}
 		return FromUKI(f, opts)
 	}
@@ -96,15 +96,16 @@ func artifactCmdline(ctx context.Context, m *ocispec.Manifest, layers map[role]o
 	return config.CommandLine, nil
 }
 
-// fromLinuxArtifact takes kernel, initrd and device tree from their layers.
-func fromLinuxArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline string, content Content, opts Options) (_ *Image, err error) {
+// fromLinuxArtifact takes kernel, initrd and device tree from their layers; the
+// command line in opts is whole.
+func fromLinuxArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, content Content, opts Options) (_ *Image, err error) {
 	i := &Image{Kind: event.KindLinux, Descriptor: event.Descriptor{Kind: event.KindLinux}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, i.Close())
 		}
 	}()
-	if err := i.addBootFiles(ctx, layers, cmdline, opts.Cmdline, content); err != nil {
+	if err := i.addBootFiles(ctx, layers, opts.Cmdline, content); err != nil {
 		return nil, err
 	}
 	if err := i.finish(&opts); err != nil {
@@ -115,10 +116,8 @@ func fromLinuxArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, 
 
 // addBootFiles fetches kernel, initrd and device tree and adds them and the
 // command line to the descriptor, in its order.
-func (i *Image) addBootFiles(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline, site string, content Content) (err error) {
-	if i.Cmdline, err = joinCmdline(cmdline, site); err != nil {
-		return err
-	}
+func (i *Image) addBootFiles(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline string, content Content) (err error) {
+	i.Cmdline = cmdline
 	for _, part := range []struct {
 		role role
 		name string

@@ -49,19 +49,15 @@ func (e *DiskError) Is(target error) bool { return target == ErrInvalid }
 
 // fromDiskArtifact writes a disk image to the disk, unless it is there, reads
 // all of it back, and boots the kernel that was published beside it.
-func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, cmdline string, content Content, opts Options) (_ *Image, err error) {
+func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, content Content, opts Options) (_ *Image, err error) {
 	if opts.Disk == nil && !opts.DryRun {
 		return nil, fmt.Errorf("%w: a disk image, but no disk to write it to is configured", ErrUnsupported)
 	}
 	if !has(layers, roleKernel) {
 		return nil, fmt.Errorf("%w: a disk image without a kernel; publish kernel and initrd with it as layers", ErrUnsupported)
 	}
-	line, err := joinCmdline(cmdline, opts.Cmdline)
-	if err != nil {
-		return nil, err
-	}
 	layer := layers[roleDisk]
-	verity, err := verityRoot(layer, line)
+	verity, err := verityRoot(layer, opts.Cmdline)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +68,7 @@ func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, c
 		}
 	}()
 	// What is small first: if it cannot be had, the disk stays as it is.
-	if err := i.addBootFiles(ctx, layers, line, "", content); err != nil {
+	if err := i.addBootFiles(ctx, layers, opts.Cmdline, content); err != nil {
 		return nil, err
 	}
 	disk, err := i.placeDisk(ctx, layer, content, &opts)

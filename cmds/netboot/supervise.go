@@ -38,7 +38,7 @@ func supervise() {
 		}
 	}()
 	s.harden()
-	s.dog = s.openWatchdog()
+	s.dog = openWatchdog(s.printf)
 	outcome, err := runWorker(s.out, workerPatience)
 	if outcome != flow.Kexec {
 		unload()

@@ -22,10 +22,10 @@ type watchdog struct {
 	quit chan struct{} // closed when pet has ended
 }
 
-func (s *supervisor) openWatchdog() *watchdog {
+func openWatchdog(printf func(string, ...any)) *watchdog {
 	f, err := os.OpenFile(watchdogPath, os.O_WRONLY, 0)
 	if err != nil {
-		s.printf("netboot: no watchdog: %v; a kernel that hangs stays so\n", err)
+		printf("netboot: no watchdog: %v; a kernel that hangs stays so\n", err)
 		return nil
 	}
 	petting, stop := context.WithCancel(context.Background())
