@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,25 +144,28 @@ func TestQuarantinedAgentIsRefused(t *testing.T) {
 // TestQuarantinedWhileJudged quarantines a device after attestd has looked it up and before it has decided: what an
 // operator has done counts from then on, and nothing is released or claimed.
 func TestQuarantinedWhileJudged(t *testing.T) {
-	l := newLab(t)
-	m := l.machine(1)
-	id := l.enrol(m)
+	var l *lab
+	var id string
 	set := func(st store.State) {
 		if err := l.store.SetState(t.Context(), id, st, store.Event{Kind: "state"}); err != nil {
 			t.Error(err)
 		}
 	}
-	quarantine := true
-	l.server.appraisers.parse = func(docs []store.Document) (appraiseFunc, error) {
-		appraise, err := admitAll(docs)
-		return func(v *verify.Verified, d policy.Device) finding {
-			if quarantine {
-				set(store.Quarantined)
-			}
-			return appraise(v, d)
-		}, err
-	}
-	l.server.appraisers.current = nil
+	var quarantine atomic.Bool
+	quarantine.Store(true)
+	l = newLabWith(t, func(s *Server) {
+		s.appraisers.parse = func(docs []store.Document) (appraiseFunc, error) {
+			appraise, err := admitAll(docs)
+			return func(v *verify.Verified, d policy.Device) finding {
+				if quarantine.Load() {
+					set(store.Quarantined)
+				}
+				return appraise(v, d)
+			}, err
+		}
+	})
+	m := l.machine(1)
+	id = l.enrol(m)
 	logs := m.measure(t, "good")
 	if _, err := m.Boot(t.Context(), logs); !denied(err, wire.CodeDevice) {
 		t.Errorf("Boot: %v, want a denial for the device", err)
@@ -171,7 +175,7 @@ func TestQuarantinedWhileJudged(t *testing.T) {
 			t.Errorf("after the quarantine: %+v", e)
 		}
 	}
-	quarantine = false
+	quarantine.Store(false)
 	set(store.Enrolled)
 	if _, err := m.Boot(t.Context(), logs); err != nil {
 		t.Errorf("Boot, after the device was let in again: %v", err)
