@@ -236,7 +236,11 @@ func (vm *VM) Expect(ctx context.Context, re string, within time.Duration) ([]st
 	}
 	ctx, cancel := context.WithTimeout(ctx, vm.accel.Deadline(within))
 	defer cancel()
-	return vm.console.expect(ctx, compiled)
+	groups, err := vm.console.expect(ctx, compiled)
+	if errors.Is(err, ErrDeadline) {
+		err = fmt.Errorf("%w; %s", err, vm.processors())
+	}
+	return groups, err
 }
 
 // Type sends text to the console.
@@ -255,7 +259,7 @@ func (vm *VM) Wait(ctx context.Context, within time.Duration) (Exit, error) {
 	select {
 	case <-vm.ended:
 	case <-ctx.Done():
-		return Exit{}, fmt.Errorf("%w waiting for the machine's end: %w; last lines: %s", ErrDeadline, ctx.Err(), tail([]byte(vm.Output())))
+		return Exit{}, fmt.Errorf("%w waiting for the machine's end: %w; last lines: %s; %s", ErrDeadline, ctx.Err(), tail([]byte(vm.Output())), vm.processors())
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()

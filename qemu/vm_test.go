@@ -246,10 +246,16 @@ func TestKexec(t *testing.T) {
 	wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
 }
 
-// TestStop pulls the plug of a machine that waits, and finds nothing left.
+// TestStop pulls the plug of a machine that waits, and finds nothing left. Whoever
+// waited for it in vain learns where its processors are.
 func TestStop(t *testing.T) {
 	vm := start(t, machine(t, "guest.do=wait"))
 	expect(t, vm, `guest: hello`)
+	_, err := vm.Wait(t.Context(), time.Millisecond)
+	where := regexp.MustCompile(`processors: \[0\] RIP=[0-9a-f]{16} .*CPL=\d.* HLT=\d; [0-9a-f]+:( 0x[0-9a-f]{2}){8}.*\[1\] RIP=`)
+	if !errors.Is(err, qemu.ErrDeadline) || !where.MatchString(err.Error()) {
+		t.Errorf("Wait: %v, want ErrDeadline and the processors", err)
+	}
 	pid := vm.PID()
 	vm.Stop()
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !os.IsNotExist(err) {
