@@ -223,7 +223,8 @@ func TestSecondSerialPort(t *testing.T) {
 }
 
 // TestKexec starts a second kernel and finds the firmware's event log whole and
-// the PCRs unchanged there.
+// the PCRs unchanged there. The image that kexec copies to its place must not
+// overwrite what else the second kernel finds by firmware's pointers.
 func TestKexec(t *testing.T) {
 	path, initrd := guestFiles(t)
 	image, err := os.ReadFile(path)
@@ -239,6 +240,9 @@ func TestKexec(t *testing.T) {
 	vm := start(t, c)
 	size := expect(t, vm, `guest: event log (\d+) bytes`)[1]
 	pcr4 := expect(t, vm, `guest: pcr 4 (\w+)`)[1]
+	if place := expect(t, vm, `guest: memory attributes table in "([^"]*)"`)[1]; place != "Reserved" {
+		t.Errorf("firmware's memory attributes table is in %q, where kexec writes; want it in %q", place, "Reserved")
+	}
 	expect(t, vm, `guest: loaded in`)
 	expect(t, vm, `guest: cmdline .*guest.second`)
 	expect(t, vm, `guest: event log `+size+` bytes`)

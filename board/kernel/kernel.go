@@ -1,8 +1,9 @@
 // Package kernel builds a loader's kernel from a distribution's source archive
-// and a configuration fragment.
+// and a configuration fragment, with the patches of this package: few, each for
+// a defect that a loader of kernels meets, and each says what it is for.
 //
 // A build is named by the hash of everything that decides its bytes: the source
-// archive, the fragment, the tools and the recipe. A kernel that is in the cache
+// archive, the patches, the fragment, the tools and the recipe. A kernel that is in the cache
 // under its name is not built again, and nothing incomplete ever gets that name.
 package kernel
 
@@ -10,10 +11,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +30,11 @@ import (
 
 // DebianSource is where Debian's package linux-source-6.1 puts its archive.
 const DebianSource = "/usr/src/linux-source-6.1.tar.xz"
+
+// patches are for the kernel's source tree, in the order of their names.
+//
+//go:embed patches/*.patch
+var patches embed.FS
 
 // recipe is part of every build's name; it changes when this package would
 // make other bytes out of the same inputs.
@@ -121,6 +129,13 @@ func (c *Config) name(ctx context.Context) (string, error) {
 	for _, option := range options(c.Fragment) {
 		fmt.Fprintf(h, "option %s\n", option)
 	}
+	err := eachPatch(func(name string, patch []byte) error {
+		fmt.Fprintf(h, "patch %s %d\n%s", name, len(patch), patch)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
 	for _, tool := range []string{"gcc", "ld", "xz"} {
 		version, err := exec.CommandContext(ctx, tool, "--version").Output()
 		if err != nil {
@@ -138,6 +153,24 @@ func (c *Config) name(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("kernel: reading the source archive: %w", err)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
+
+// eachPatch hands out the patches in their order.
+func eachPatch(do func(name string, patch []byte) error) error {
+	names, err := fs.Glob(patches, "patches/*.patch")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		patch, err := patches.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if err := do(name, patch); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // options returns the settings in a fragment, without its comments.
@@ -195,6 +228,9 @@ func (c *Config) build(ctx context.Context, dir string) error {
 	if err := c.run(ctx, "", "tar", "--extract", "--strip-components=1", "--directory", tree, "--file", c.Source); err != nil {
 		return err
 	}
+	if err := c.patch(ctx, tree); err != nil {
+		return err
+	}
 	if err := c.configure(ctx, tree); err != nil {
 		return err
 	}
@@ -218,6 +254,22 @@ func (c *Config) build(ctx context.Context, dir string) error {
 		return fmt.Errorf("kernel: keeping the result: %w", err)
 	}
 	return nil
+}
+
+// patch applies the patches. One that does not fit, not even moved by some lines, is
+// an error: nobody would miss what it does until a machine does.
+func (c *Config) patch(ctx context.Context, tree string) error {
+	return eachPatch(func(name string, patch []byte) error {
+		file := filepath.Join(tree, filepath.Base(name))
+		if err := os.WriteFile(file, patch, 0o644); err != nil {
+			return err
+		}
+		err := c.run(ctx, tree, "patch", "--strip=1", "--fuzz=0", "--batch", "--forward", "--input", file)
+		if err != nil {
+			return fmt.Errorf("%w (does it fit this source archive? what patch said is in the build's log)", err)
+		}
+		return nil
+	})
 }
 
 // configure merges the fragment over tinyconfig and makes sure that the kernel

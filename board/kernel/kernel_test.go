@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -79,5 +81,27 @@ func TestBuildFailureLeavesNothing(t *testing.T) {
 		if e.IsDir() {
 			t.Errorf("left behind: %s", e.Name())
 		}
+	}
+}
+
+// TestPatchThatDoesNotFit builds from sources that are not a kernel's.
+func TestPatchThatDoesNotFit(t *testing.T) {
+	for _, tool := range []string{"gcc", "ld", "xz", "patch"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	dir := t.TempDir()
+	tree := filepath.Join(dir, "linux-0")
+	if err := errors.Join(os.Mkdir(tree, 0o755), os.WriteFile(filepath.Join(tree, "Makefile"), []byte("all:\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	source := filepath.Join(dir, "source.tar.xz")
+	if out, err := exec.Command("tar", "-C", dir, "-cJf", source, "linux-0").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	_, err := Build(t.Context(), Config{Source: source, Cache: filepath.Join(dir, "cache")})
+	if err == nil || !strings.Contains(err.Error(), "efi-memattr-kexec.patch") {
+		t.Errorf("Build: %v, want an error that names the patch", err)
 	}
 }

@@ -103,6 +103,11 @@ func facts() error {
 		}
 		fmt.Printf("guest: pcr %s %s\n", pcr, strings.TrimSpace(string(value)))
 	}
+	place, err := memattrPlace()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("guest: memory attributes table in %q\n", place)
 	now, err := os.ReadFile("/sys/class/rtc/rtc0/date")
 	if err != nil {
 		return err
