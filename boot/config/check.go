@@ -88,6 +88,9 @@ func (s *Site) check() error {
 	if s.Rounds < 1 || s.Rounds > 1000 {
 		p.addf("rounds", "want 1 to 1000, found %d", s.Rounds)
 	}
+	if s.Watchdog != 0 && (s.Watchdog < 60 || s.Watchdog > 3600) {
+		p.addf("watchdog", "want 60 to 3600 seconds, or 0 for none, found %d", s.Watchdog)
+	}
 	p.oneOf("end", s.End, "retry", "reboot", "poweroff", "shell")
 	if s.End == "shell" && !s.Shell {
 		p.addf("end", `"shell" needs an initramfs with a shell: want "shell": true beside it`)

@@ -72,6 +72,9 @@ type Site struct {
 	End string `json:"end,omitempty"`
 	// Shell says that the initramfs has a shell. End may then be "shell".
 	Shell bool `json:"shell,omitempty"`
+	// Watchdog is how many seconds the operating system has, from kexec on, to
+	// take over the machine's watchdog; 0 switches it off before kexec.
+	Watchdog int `json:"watchdog,omitempty"`
 	// Console says how the boot is shown.
 	Console Console `json:"console,omitzero"`
 	// Lab permits what no machine in the field may have: a host config from

@@ -75,7 +75,7 @@ func write(path, value string) { _ = os.WriteFile(path, []byte(value), 0) }
 func (s *supervisor) finish(o flow.Outcome) {
 	switch o {
 	case flow.Kexec:
-		s.dog.handOver(s.printf)
+		s.dog.handOver(s.printf, watchdogFor(site()))
 		s.out.Drain(time.Second)
 		s.reset(unix.LINUX_REBOOT_CMD_KEXEC)
 		unload()
@@ -92,11 +92,7 @@ func (s *supervisor) finish(o flow.Outcome) {
 // shell runs the shell of an initramfs that was built with one. The marker is
 // in the image PCR, so nothing is released any more until the reset.
 func (s *supervisor) shell() {
-	raw, err := config.ReadSite(config.SitePath)
-	if err != nil {
-		return
-	}
-	if site, err := config.ParseSite(raw); err != nil || !site.Shell {
+	if site := site(); site == nil || !site.Shell {
 		return
 	}
 	for _, path := range []string{"/bin/sh", "/bbin/sh", "/bbin/gosh", "/bin/defaultsh"} {
@@ -112,6 +108,28 @@ func (s *supervisor) shell() {
 		_ = cmd.Run()
 		return
 	}
+}
+
+// site is what the loader was built for, or nil. Nobody has changed it: the
+// initramfs is measured.
+func site() *config.Site {
+	raw, err := config.ReadSite(config.SitePath)
+	if err != nil {
+		return nil
+	}
+	site, err := config.ParseSite(raw)
+	if err != nil {
+		return nil
+	}
+	return site
+}
+
+// watchdogFor is how long a site's operating system has to take over the watchdog.
+func watchdogFor(site *config.Site) time.Duration {
+	if site == nil {
+		return 0
+	}
+	return time.Duration(site.Watchdog) * time.Second
 }
 
 // unload drops a kernel that was loaded and will not be started, and with it the

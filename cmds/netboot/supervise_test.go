@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -153,5 +154,39 @@ func TestExitCodes(t *testing.T) {
 func TestHeapLimit(t *testing.T) {
 	if l := heapLimit(); l < minHeap || l > maxHeap {
 		t.Errorf("heapLimit = %d", l)
+	}
+}
+
+// TestWatchdogLeftOn hands over to an operating system a "watchdog" that knows no
+// time, and is a file: what falls short is said, and it is not switched off.
+func TestWatchdogLeftOn(t *testing.T) {
+	for _, tt := range []struct {
+		within time.Duration
+		want   string // what is written last
+		says   string
+	}{
+		{0, "V", "cannot be switched off"},
+		{90 * time.Second, "\x00", "leaves the operating system 0s of the 1m30s"},
+	} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "watchdog"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		quit := make(chan struct{})
+		close(quit)
+		w := &watchdog{file: f, stop: func() {}, quit: quit}
+		var said strings.Builder
+		w.handOver(func(format string, args ...any) { fmt.Fprintf(&said, format, args...) }, tt.within)
+		got, err := os.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(string(got), tt.want) || !strings.Contains(said.String(), tt.says) {
+			t.Errorf("%v: wrote %q and said %q; want %q at the end, and %q", tt.within, got, said.String(), tt.want, tt.says)
+		}
+		if open := f.Sync() == nil; open != (tt.within != 0) {
+			t.Errorf("%v: still open: %v", tt.within, open)
+		}
+		f.Close()
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +11,7 @@ import (
 
 const (
 	watchdogPath = "/dev/watchdog"
+	stopOnReboot = "/sys/module/watchdog/parameters/stop_on_reboot"
 	bite         = 60 * time.Second  // after the supervisor has stopped
 	osBite       = 600 * time.Second // for the operating system to take over
 )
@@ -72,9 +74,9 @@ func (w *watchdog) starve() {
 	}
 }
 
-// handOver switches the watchdog off, and otherwise gives the operating system
-// as long as the driver can to feed it.
-func (w *watchdog) handOver(printf func(string, ...any)) {
+// handOver switches the watchdog off. If within is not 0, or the driver cannot, it
+// stays on instead, and the operating system has that long to feed it.
+func (w *watchdog) handOver(printf func(string, ...any), within time.Duration) {
 	if w == nil {
 		return
 	}
@@ -83,11 +85,28 @@ func (w *watchdog) handOver(printf func(string, ...any)) {
 	case <-w.quit: // or what it writes would take back the "magic close"
 	case <-time.After(time.Second):
 	}
+	if within != 0 {
+		w.leaveOn(printf, within)
+		return
+	}
 	if err := unix.IoctlSetPointerInt(int(w.file.Fd()), unix.WDIOC_SETOPTIONS, unix.WDIOS_DISABLECARD); err != nil {
-		left := w.timeout(osBite)
-		_, _ = w.file.Write([]byte{0})
+		left := w.leaveOn(func(string, ...any) {}, osBite)
 		printf("netboot: the watchdog cannot be switched off (%v): the operating system has %v to feed it\n", err, left)
 	}
 	_, _ = w.file.Write([]byte{'V'}) // the "magic close"
 	_ = w.file.Close()
+}
+
+// leaveOn feeds the watchdog for the last time. It is not closed, which the kernel
+// would complain of, and says what falls short of within.
+func (w *watchdog) leaveOn(printf func(string, ...any), within time.Duration) time.Duration {
+	left := w.timeout(within)
+	_, _ = w.file.Write([]byte{0})
+	if left < within {
+		printf("netboot: the watchdog leaves the operating system %v of the %v in the site config\n", left, within)
+	}
+	if b, err := os.ReadFile(stopOnReboot); err != nil || strings.TrimSpace(string(b)) != "0" {
+		printf("netboot: the kernel may stop its watchdog before kexec: it needs watchdog.stop_on_reboot=0 on its command line\n")
+	}
+	return left
 }

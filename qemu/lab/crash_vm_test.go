@@ -86,6 +86,38 @@ func TestCrash(t *testing.T) {
 	})
 }
 
+// TestOSThatStandsStill stops every processor in an operating system that has just
+// begun, of a site that leaves the watchdog on for it.
+func TestOSThatStandsStill(t *testing.T) {
+	l, ctx := machine(t), t.Context()
+	loader, siteJSON := l.loader, l.siteJSON
+	t.Cleanup(func() { l.loader, l.siteJSON, l.facts.watchdog = loader, siteJSON, 0 })
+	l.loader, l.siteJSON, l.facts.watchdog = l.unitPath("loader"), l.unitPath("site.json"), 120
+	if err := errors.Join(l.buildLoader(ctx), l.trustLoader(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	b := switchOnWith(t, l, l.Machine(), func(vm *qemu.VM) error {
+		if _, err := vm.Expect(ctx, "starting the operating system", 20*time.Second); err != nil {
+			return err
+		}
+		if _, err := vm.Expect(ctx, `: volume data on `, 20*time.Second); err != nil {
+			return err
+		}
+		d, err := vm.Debug(ctx)
+		if err != nil {
+			return err
+		}
+		return errors.Join(d.Freeze(ctx), d.Close())
+	})
+	wantEnd(t, b, reset)
+	if !b.Exit.Watchdog || b.OK() {
+		t.Errorf("the machine's end: %+v, demo %q; want that of its watchdog", b.Exit, b.Demo())
+	}
+	if strings.Contains(b.Console, "the kernel may stop its watchdog") {
+		t.Error("netboot does not trust the board's kernel to keep the watchdog")
+	}
+}
+
 // wiped lets the machine run until its supervisor is about to do what the end of
 // the worker calls for, and looks for the seal key.
 func wiped(t *testing.T, l *Lab, vm *qemu.VM, runTo func(string) error) error {
