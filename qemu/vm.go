@@ -228,7 +228,7 @@ func (vm *VM) Output() string { return vm.console.String() }
 // Expect waits until the console prints something that matches re, after what
 // the last Expect matched, and returns the match and its groups. The time within
 // is for real hardware and is stretched by Accel.Deadline; errors are ErrDeadline and
-// ErrExited, with the console's last lines.
+// ErrExited, with the console's last lines, and where the processors are.
 func (vm *VM) Expect(ctx context.Context, re string, within time.Duration) ([]string, error) {
 	compiled, err := regexp.Compile(re)
 	if err != nil {

@@ -3,8 +3,9 @@
 // a defect that a loader of kernels meets, and each says what it is for.
 //
 // A build is named by the hash of everything that decides its bytes: the source
-// archive, the patches, the fragment, the tools and the recipe. A kernel that is in the cache
-// under its name is not built again, and nothing incomplete ever gets that name.
+// archive, the patches, the fragment, the tools and the recipe. A kernel that is
+// in the cache under its name is not built again, and nothing incomplete ever
+// gets that name.
 package kernel
 
 import (
@@ -129,11 +130,7 @@ func (c *Config) name(ctx context.Context) (string, error) {
 	for _, option := range options(c.Fragment) {
 		fmt.Fprintf(h, "option %s\n", option)
 	}
-	err := eachPatch(func(name string, patch []byte) error {
-		fmt.Fprintf(h, "patch %s %d\n%s", name, len(patch), patch)
-		return nil
-	})
-	if err != nil {
+	if err := hashPatches(h, patches); err != nil {
 		return "", err
 	}
 	for _, tool := range []string{"gcc", "ld", "xz"} {
@@ -155,19 +152,27 @@ func (c *Config) name(ctx context.Context) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
+// hashPatches makes the patches part of a name.
+func hashPatches(h io.Writer, from fs.FS) error {
+	return eachPatch(from, func(name string, patch []byte) error {
+		_, err := fmt.Fprintf(h, "patch %s %d\n%s", name, len(patch), patch)
+		return err
+	})
+}
+
 // eachPatch hands out the patches in their order.
-func eachPatch(do func(name string, patch []byte) error) error {
-	names, err := fs.Glob(patches, "patches/*.patch")
+func eachPatch(from fs.FS, do func(name string, patch []byte) error) error {
+	names, err := fs.Glob(from, "patches/*.patch")
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		patch, err := patches.ReadFile(name)
-		if err != nil {
-			return err
+		patch, err := fs.ReadFile(from, name)
+		if err == nil {
+			err = do(name, patch)
 		}
-		if err := do(name, patch); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err != nil {
+			return fmt.Errorf("kernel: %s: %w", name, err)
 		}
 	}
 	return nil
@@ -259,16 +264,15 @@ func (c *Config) build(ctx context.Context, dir string) error {
 // patch applies the patches. One that does not fit, not even moved by some lines, is
 // an error: nobody would miss what it does until a machine does.
 func (c *Config) patch(ctx context.Context, tree string) error {
-	return eachPatch(func(name string, patch []byte) error {
-		file := filepath.Join(tree, filepath.Base(name))
-		if err := os.WriteFile(file, patch, 0o644); err != nil {
+	if _, err := exec.LookPath("patch"); err != nil {
+		return fmt.Errorf("kernel: building a kernel needs patch: %w", err)
+	}
+	return eachPatch(patches, func(name string, patch []byte) error {
+		file := filepath.Base(name)
+		if err := os.WriteFile(filepath.Join(tree, file), patch, 0o644); err != nil {
 			return err
 		}
-		err := c.run(ctx, tree, "patch", "--strip=1", "--fuzz=0", "--batch", "--forward", "--input", file)
-		if err != nil {
-			return fmt.Errorf("%w (does it fit this source archive? what patch said is in the build's log)", err)
-		}
-		return nil
+		return c.run(ctx, tree, "patch", "--strip=1", "--fuzz=0", "--batch", "--forward", "--input", file)
 	})
 }
 
@@ -332,10 +336,13 @@ func (c *Config) run(ctx context.Context, dir, name string, arg ...string) error
 		"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970", "KBUILD_BUILD_USER=sealboot",
 		"KBUILD_BUILD_HOST=sealboot", "KBUILD_BUILD_VERSION=1",
 	}
-	var diag bytes.Buffer
-	cmd.Stdout = c.Log
+	var out, diag bytes.Buffer
+	cmd.Stdout = io.MultiWriter(c.Log, &out)
 	cmd.Stderr = io.MultiWriter(c.Log, &diag)
 	if err := cmd.Run(); err != nil {
+		if diag.Len() == 0 { // patch
+			diag = out
+		}
 		lines := strings.Split(strings.TrimSpace(diag.String()), "\n")
 		return fmt.Errorf("kernel: %s %s: %w: %s", name, strings.Join(arg, " "), err, lines[len(lines)-1])
 	}

@@ -3,11 +3,13 @@ package kernel
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -63,6 +65,31 @@ func TestNameDependsOnInputsOnly(t *testing.T) {
 	}
 }
 
+func TestNameDependsOnPatches(t *testing.T) {
+	hash := func(from fs.FS) string {
+		t.Helper()
+		var h strings.Builder
+		if err := hashPatches(&h, from); err != nil {
+			t.Fatal(err)
+		}
+		return h.String()
+	}
+	one := fstest.MapFS{"patches/a.patch": {Data: []byte("1")}}
+	for what, other := range map[string]fstest.MapFS{
+		"other content": {"patches/a.patch": {Data: []byte("2")}},
+		"another name":  {"patches/b.patch": {Data: []byte("1")}},
+		"one more":      {"patches/a.patch": {Data: []byte("1")}, "patches/b.patch": {}},
+		"none":          {},
+	} {
+		if hash(one) == hash(other) {
+			t.Errorf("%s does not change the name", what)
+		}
+	}
+	if hash(patches) == "" {
+		t.Error("the package's own patches are not in the name")
+	}
+}
+
 func TestBuildFailureLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	source := filepath.Join(dir, "source.tar.xz")
@@ -101,7 +128,7 @@ func TestPatchThatDoesNotFit(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	_, err := Build(t.Context(), Config{Source: source, Cache: filepath.Join(dir, "cache")})
-	if err == nil || !strings.Contains(err.Error(), "efi-memattr-kexec.patch") {
-		t.Errorf("Build: %v, want an error that names the patch", err)
+	if err == nil || !strings.Contains(err.Error(), "efi-memattr-kexec.patch") || !strings.Contains(err.Error(), "ignored") {
+		t.Errorf("Build: %v, want an error that names the patch, and what patch says", err)
 	}
 }

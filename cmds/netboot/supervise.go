@@ -75,7 +75,7 @@ func write(path, value string) { _ = os.WriteFile(path, []byte(value), 0) }
 func (s *supervisor) finish(o flow.Outcome) {
 	switch o {
 	case flow.Kexec:
-		s.dog.handOver(s.printf, watchdogFor(site()))
+		s.dog.handOver(s.printf, watchdogFor(readSite()))
 		s.out.Drain(time.Second)
 		s.reset(unix.LINUX_REBOOT_CMD_KEXEC)
 		unload()
@@ -92,7 +92,7 @@ func (s *supervisor) finish(o flow.Outcome) {
 // shell runs the shell of an initramfs that was built with one. The marker is
 // in the image PCR, so nothing is released any more until the reset.
 func (s *supervisor) shell() {
-	if site := site(); site == nil || !site.Shell {
+	if site := readSite(); site == nil || !site.Shell {
 		return
 	}
 	for _, path := range []string{"/bin/sh", "/bbin/sh", "/bbin/gosh", "/bin/defaultsh"} {
@@ -110,9 +110,9 @@ func (s *supervisor) shell() {
 	}
 }
 
-// site is what the loader was built for, or nil. Nobody has changed it: the
-// initramfs is measured.
-func site() *config.Site {
+// readSite returns what the loader was built for, or nil. The worker has refused to
+// boot with a site config that cannot be read.
+func readSite() *config.Site {
 	raw, err := config.ReadSite(config.SitePath)
 	if err != nil {
 		return nil
@@ -150,6 +150,9 @@ func (s *supervisor) reset(how int) {
 	refused := make(chan struct{})
 	go func() {
 		unix.Sync()
+		if how == unix.LINUX_REBOOT_CMD_RESTART {
+			s.dog.outlast()
+		}
 		_ = unix.Reboot(how)
 		close(refused)
 	}()

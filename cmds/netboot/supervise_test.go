@@ -166,7 +166,7 @@ func TestWatchdogLeftOn(t *testing.T) {
 		says   string
 	}{
 		{0, "V", "cannot be switched off"},
-		{90 * time.Second, "\x00", "leaves the operating system 0s of the 1m30s"},
+		{90 * time.Second, "\x00", "gives the operating system 0s, not the 1m30s"},
 	} {
 		f, err := os.Create(filepath.Join(t.TempDir(), "watchdog"))
 		if err != nil {
@@ -188,5 +188,20 @@ func TestWatchdogLeftOn(t *testing.T) {
 			t.Errorf("%v: still open: %v", tt.within, open)
 		}
 		f.Close()
+	}
+}
+
+func TestStaysOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "stop_on_reboot")
+	if staysOn(path) {
+		t.Error("without the parameter, it stays on")
+	}
+	for value, want := range map[string]bool{"0\n": true, "-1\n": false, "1\n": false, "": false} {
+		if err := os.WriteFile(path, []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := staysOn(path); got != want {
+			t.Errorf("%q: stays on: %v, want %v", value, got, want)
+		}
 	}
 }

@@ -13,7 +13,7 @@ const (
 	watchdogPath = "/dev/watchdog"
 	stopOnReboot = "/sys/module/watchdog/parameters/stop_on_reboot"
 	bite         = 60 * time.Second  // after the supervisor has stopped
-	osBite       = 600 * time.Second // for the operating system to take over
+	osBite       = 600 * time.Second // for who comes next: the operating system, or firmware
 )
 
 // A watchdog resets the machine when the supervisor, or the kernel below it,
@@ -75,7 +75,8 @@ func (w *watchdog) starve() {
 }
 
 // handOver switches the watchdog off. If within is not 0, or the driver cannot, it
-// stays on instead, and the operating system has that long to feed it.
+// stays on instead, and the operating system has that long to feed it, or as long
+// as the driver can do.
 func (w *watchdog) handOver(printf func(string, ...any), within time.Duration) {
 	if w == nil {
 		return
@@ -86,27 +87,43 @@ func (w *watchdog) handOver(printf func(string, ...any), within time.Duration) {
 	case <-time.After(time.Second):
 	}
 	if within != 0 {
-		w.leaveOn(printf, within)
-		return
+		if left := w.leaveOn(within); left < within {
+			printf("netboot: the watchdog gives the operating system %v, not the %v of the site config\n", left, within)
+		}
+		if !staysOn(stopOnReboot) {
+			printf("netboot: the kernel may stop its watchdog before kexec: it needs watchdog.stop_on_reboot=0 on its command line\n")
+		}
+		return // not closed, which the kernel would complain of
 	}
 	if err := unix.IoctlSetPointerInt(int(w.file.Fd()), unix.WDIOC_SETOPTIONS, unix.WDIOS_DISABLECARD); err != nil {
-		left := w.leaveOn(func(string, ...any) {}, osBite)
-		printf("netboot: the watchdog cannot be switched off (%v): the operating system has %v to feed it\n", err, left)
+		printf("netboot: the watchdog cannot be switched off (%v): the operating system has %v to feed it\n", err, w.leaveOn(osBite))
 	}
 	_, _ = w.file.Write([]byte{'V'}) // the "magic close"
 	_ = w.file.Close()
 }
 
-// leaveOn feeds the watchdog for the last time. It is not closed, which the kernel
-// would complain of, and says what falls short of within.
-func (w *watchdog) leaveOn(printf func(string, ...any), within time.Duration) time.Duration {
+// leaveOn feeds the watchdog for the last time. It returns how long the hardware
+// then runs, at most within, as far as the driver says: the kernel, which may feed
+// it in between, is gone after kexec.
+func (w *watchdog) leaveOn(within time.Duration) time.Duration {
 	left := w.timeout(within)
 	_, _ = w.file.Write([]byte{0})
-	if left < within {
-		printf("netboot: the watchdog leaves the operating system %v of the %v in the site config\n", left, within)
-	}
-	if b, err := os.ReadFile(stopOnReboot); err != nil || strings.TrimSpace(string(b)) != "0" {
-		printf("netboot: the kernel may stop its watchdog before kexec: it needs watchdog.stop_on_reboot=0 on its command line\n")
+	if n, err := unix.IoctlGetInt(int(w.file.Fd()), unix.WDIOC_GETTIMELEFT); err == nil {
+		left = min(left, time.Duration(n+1)*time.Second) // it counts down already
 	}
 	return left
+}
+
+// staysOn says whether the kernel's parameter keeps watchdogs on that their drivers
+// would stop when it leaves.
+func staysOn(parameter string) bool {
+	b, err := os.ReadFile(parameter)
+	return err == nil && strings.TrimSpace(string(b)) == "0"
+}
+
+// outlast gives the firmware time after a reset that the watchdog may survive.
+func (w *watchdog) outlast() {
+	if w != nil {
+		w.timeout(osBite)
+	}
 }

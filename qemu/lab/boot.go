@@ -97,7 +97,11 @@ func (l *Lab) bootWith(ctx context.Context, c qemu.Config, at func(*qemu.VM) err
 	var reader sync.WaitGroup
 	reader.Go(func() { b.Events = readEvents(vm.Serial()) })
 	done := at(vm)
-	exit, err := vm.Wait(ctx, 40*time.Second)
+	within := 40 * time.Second
+	if vm.Accel() == qemu.KVM {
+		within = 200 * time.Second // a watchdog's minutes are as long on a fast processor
+	}
+	exit, err := vm.Wait(ctx, within)
 	vm.Stop() // which closes the channel
 	reader.Wait()
 	b.Console, b.Took, b.Exit = vm.Output(), time.Since(began), exit

@@ -91,8 +91,8 @@ func TestCrash(t *testing.T) {
 func TestOSThatStandsStill(t *testing.T) {
 	l, ctx := machine(t), t.Context()
 	loader, siteJSON := l.loader, l.siteJSON
-	t.Cleanup(func() { l.loader, l.siteJSON, l.facts.watchdog = loader, siteJSON, 0 })
-	l.loader, l.siteJSON, l.facts.watchdog = l.unitPath("loader"), l.unitPath("site.json"), 120
+	t.Cleanup(func() { l.loader, l.siteJSON, l.watchdog = loader, siteJSON, 0 })
+	l.loader, l.siteJSON, l.watchdog = l.unitPath("loader"), l.unitPath("site.json"), 120
 	if err := errors.Join(l.buildLoader(ctx), l.trustLoader(ctx)); err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,7 @@ type Lab struct {
 	admin    int    // port of the status page
 	unit     string // the machine's directory below Dir; empty for the first
 	tpm      qemu.TPMOptions
+	watchdog int    // of the site config, in seconds
 	imageKey []byte // public key (PKIX) that must have signed images; nil asks for none
 
 	server, images *service

@@ -102,7 +102,7 @@ func (l *Lab) siteConfig(ctx context.Context) error {
 		"attestd":   map[string]any{"attempts": 2},
 		"rounds":    2,
 		"end":       "poweroff",
-		"watchdog":  l.facts.watchdog,
+		"watchdog":  l.watchdog,
 		"lab":       true,
 	}
 	text, err := json.MarshalIndent(base, "", "  ")

@@ -24,7 +24,6 @@ type facts struct {
 	layout, image string // the operating system's OCI layout, and its digest
 	device        string // the machine's identity at attestd
 	media         string // disk image of local media, if any
-	watchdog      int    // of the site config, in seconds
 	boots         []*Boot
 }
 
