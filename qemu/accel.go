@@ -47,7 +47,9 @@ func (a Accel) cpu() string {
 	if a == KVM {
 		return "host"
 	}
-	return "max"
+	// Without five-level paging, as a precaution: kernels are reported to stand still
+	// under TCG's max model while they start a second processor.
+	return "max,la57=off"
 }
 
 // Probe returns KVM if a guest has just run on it, and TCG if not. The answer

@@ -58,6 +58,12 @@ func (c *Config) args(accel Accel, vars string) []string {
 	return append(a, c.networkArgs()...)
 }
 
+// Model names everything of the machine that firmware may measure. Paths in c are
+// part of it and need not exist.
+func (c *Config) Model() string {
+	return strings.Join(c.args(cmp.Or(c.Accel, Probe()), ""), "\n")
+}
+
 func (c *Config) bootArgs() []string {
 	var a []string
 	if c.Boot != "" {

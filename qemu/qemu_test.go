@@ -71,7 +71,7 @@ func TestArgs(t *testing.T) {
 	args := c.args(TCG, "/vars")
 	for name, want := range map[string][]string{
 		"-accel":  {"tcg,thread=multi"},
-		"-cpu":    {"max"},
+		"-cpu":    {"max,la57=off"},
 		"-m":      {"3072"},
 		"-smp":    {"2"},
 		"-rtc":    {"base=1970-01-01T00:00:00,clock=vm"},

@@ -219,7 +219,8 @@ func (l *Lab) modelKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprintf(h, "%s\n%d MiB\n%s\n", version, l.o.Memory, l.o.Banks)
+	model := qemu.Config{Memory: l.o.Memory, TPM: "tpm", Boot: "boot", Disks: []qemu.Disk{{Path: "disk", Serial: dataSerial}}}
+	fmt.Fprintf(h, "%s\n%s\n%s\n", version, model.Model(), l.o.Banks)
 	for _, f := range []string{qemu.FirmwareCode(), l.path("recorder", board.UKIFile)} {
 		b, err := os.ReadFile(f)
 		if err != nil {
