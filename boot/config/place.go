@@ -117,13 +117,18 @@ func (p volumePlace) Read(ctx context.Context) (b []byte, err error) {
 	return readAll(f, MaxHostSize)
 }
 
-// ReadSite reads the bytes of the site config at path.
-func ReadSite(path string) ([]byte, error) {
+// ReadSite reads the site config at path, and returns its bytes, too, which are
+// what is measured.
+func ReadSite(path string) (*Site, []byte, error) {
 	b, err := readFile(path, MaxSiteSize)
 	if err != nil {
-		return nil, fmt.Errorf("read the site config: %w; build the loader image with one", err)
+		return nil, nil, fmt.Errorf("read the site config: %w; build the loader image with one", err)
 	}
-	return b, nil
+	s, err := ParseSite(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, b, nil
 }
 
 func readFile(path string, most int) ([]byte, error) {

@@ -47,11 +47,7 @@ func main() {
 
 // work is one boot. Its outcome is for the supervisor.
 func work() flow.Outcome {
-	raw, err := config.ReadSite(config.SitePath)
-	if err != nil {
-		return bad(err)
-	}
-	site, err := config.ParseSite(raw)
+	site, raw, err := config.ReadSite(config.SitePath)
 	if err != nil {
 		return bad(err)
 	}

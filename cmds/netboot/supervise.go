@@ -75,7 +75,7 @@ func write(path, value string) { _ = os.WriteFile(path, []byte(value), 0) }
 func (s *supervisor) finish(o flow.Outcome) {
 	switch o {
 	case flow.Kexec:
-		s.dog.handOver(s.printf, watchdogFor(readSite()))
+		s.dog.handOver(s.printf, osTime())
 		s.out.Drain(time.Second)
 		s.reset(unix.LINUX_REBOOT_CMD_KEXEC)
 		unload()
@@ -92,7 +92,7 @@ func (s *supervisor) finish(o flow.Outcome) {
 // shell runs the shell of an initramfs that was built with one. The marker is
 // in the image PCR, so nothing is released any more until the reset.
 func (s *supervisor) shell() {
-	if site := readSite(); site == nil || !site.Shell {
+	if site, _, err := config.ReadSite(config.SitePath); err != nil || !site.Shell {
 		return
 	}
 	for _, path := range []string{"/bin/sh", "/bbin/sh", "/bbin/gosh", "/bin/defaultsh"} {
@@ -110,24 +110,11 @@ func (s *supervisor) shell() {
 	}
 }
 
-// readSite returns what the loader was built for, or nil. The worker has refused to
-// boot with a site config that cannot be read.
-func readSite() *config.Site {
-	raw, err := config.ReadSite(config.SitePath)
+// osTime is how long the site's operating system has to take over the watchdog.
+func osTime() time.Duration {
+	site, _, err := config.ReadSite(config.SitePath)
 	if err != nil {
-		return nil
-	}
-	site, err := config.ParseSite(raw)
-	if err != nil {
-		return nil
-	}
-	return site
-}
-
-// watchdogFor is how long a site's operating system has to take over the watchdog.
-func watchdogFor(site *config.Site) time.Duration {
-	if site == nil {
-		return 0
+		return 0 // the worker has refused to boot with it
 	}
 	return time.Duration(site.Watchdog) * time.Second
 }

@@ -15,9 +15,8 @@ var memattr = regexp.MustCompile(`MEMATTR=0x([0-9a-f]+)`)
 // memattrPlace says what kind of memory the kernel counts that to in which firmware
 // keeps its memory attributes table. kexec writes to "System RAM".
 func memattrPlace() (string, error) {
-	const all = 3 // SYSLOG_ACTION_READ_ALL
 	log := make([]byte, 1<<20)
-	n, err := unix.Klogctl(all, log)
+	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, log)
 	if err != nil {
 		return "", fmt.Errorf("kernel log: %w", err)
 	}

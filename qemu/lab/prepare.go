@@ -219,7 +219,7 @@ func (l *Lab) modelKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	model := qemu.Config{Memory: l.o.Memory, TPM: "tpm", Boot: "boot", Disks: []qemu.Disk{{Path: "disk", Serial: dataSerial}}}
+	model := l.referenceMachine("tpm", "boot", "disk") // whatever their paths are
 	fmt.Fprintf(h, "%s\n%s\n%s\n", version, model.Model(), l.o.Banks)
 	for _, f := range []string{qemu.FirmwareCode(), l.path("recorder", board.UKIFile)} {
 		b, err := os.ReadFile(f)
@@ -232,16 +232,20 @@ func (l *Lab) modelKey(ctx context.Context) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
+// referenceMachine is of the same model as the lab's machines.
+func (l *Lab) referenceMachine(tpm, boot, disk string) qemu.Config {
+	return qemu.Config{
+		Dir: l.path("recorder", "vm"), Memory: l.o.Memory, TPM: tpm, Boot: boot,
+		Disks: []qemu.Disk{{Path: disk, Serial: dataSerial}}, NoReboot: true,
+	}
+}
+
 func (l *Lab) bootRecorder(ctx context.Context, log string) error {
 	tpm := l.path("recorder", "tpm")
 	if err := qemu.CreateTPM(ctx, tpm, l.tpm); err != nil {
 		return err
 	}
-	vm, err := qemu.Start(ctx, qemu.Config{
-		Dir: l.path("recorder", "vm"), Memory: l.o.Memory, TPM: tpm,
-		Boot: l.path("recorder", board.ESPFile), Disks: []qemu.Disk{{Path: l.emptyDisk(l.path("recorder.img")), Serial: dataSerial}},
-		NoReboot: true,
-	})
+	vm, err := qemu.Start(ctx, l.referenceMachine(tpm, l.path("recorder", board.ESPFile), l.emptyDisk(l.path("recorder.img"))))
 	if err != nil {
 		return err
 	}

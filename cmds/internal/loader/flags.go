@@ -77,10 +77,7 @@ func (f *Flags) site(src config.Source) (*config.Site, []byte, error) {
 	s := &config.Site{Name: "local", PCRs: config.PCRs{Image: 12, Authority: 13}, Clock: "prefer", End: "reboot"}
 	if f.Site != "" {
 		var err error
-		if raw, err = config.ReadSite(f.Site); err != nil {
-			return nil, nil, err
-		}
-		if s, err = config.ParseSite(raw); err != nil {
+		if s, raw, err = config.ReadSite(f.Site); err != nil {
 			return nil, nil, err
 		}
 	}
