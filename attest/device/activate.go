@@ -22,7 +22,7 @@ const sessionNonce = 16
 // activate has the TPM open the credential, which it does only under the release key's approval of the PCR values
 // that were quoted, of this credential, and of this boot.
 func (c *Client) activate(ctx context.Context, x *exchange, credential *keys.Credential) ([]byte, error) {
-	policy, cpHash := keys.ReleasePolicy(x.quoted, credential, x.resets), credential.CPHash()
+	policy, cpHash := keys.ReleasePolicy(x.quoted, credential, x.clock), credential.CPHash()
 	p := &approved{
 		tpm: c.TPM, release: c.ReleaseKey, policy: policy, ref: keys.RefRelease, signature: x.release.Approval,
 		steps: func(s tpm2.TPMISHPolicy) []step {
@@ -36,7 +36,7 @@ func (c *Client) activate(ctx context.Context, x *exchange, credential *keys.Cre
 					return err
 				},
 				func(ctx context.Context) error {
-					operand, offset, operation := keys.SinceReset(x.resets)
+					operand, offset, operation := keys.SinceStart(x.clock)
 					return c.TPM.PolicyCounterTimer(ctx, s, operand, offset, operation)
 				},
 			}

@@ -21,8 +21,8 @@ var (
 	// ErrTPM means that a TPM command failed or that a key could not be made.
 	ErrTPM = errors.New("TPM failed")
 	// ErrTPMPolicy means that the TPM refuses because PCRs are not what was approved: something was measured
-	// between the quote and now, or the approval is for another state or another credential.
-	ErrTPMPolicy = errors.New("TPM refuses: PCRs or credential are not what was approved")
+	// between the quote and now, or the approval is for another state, another boot or another credential.
+	ErrTPMPolicy = errors.New("TPM refuses: PCRs, credential or boot are not what was approved")
 )
 
 // Denied is attestd's refusal. It matches [ErrDenied].

@@ -21,8 +21,8 @@ type exchange struct {
 	ek, ak, agent *key
 	m1, m2        []byte
 	transcript    [32]byte
-	quoted        keys.PCRs // what was quoted
-	resets        uint32    // of the TPM, before this boot
+	quoted        keys.PCRs          // what was quoted
+	clock         tpm2.TPMSClockInfo // of the quote: how often the TPM was started before
 	release       wire.Release
 }
 
@@ -159,7 +159,7 @@ func (c *Client) quote(ctx context.Context, x *exchange, bank tpm2.TPMAlgID, ind
 			return nil, err
 		}
 		if bytes.Equal(info.PCRDigest.Buffer, x.quoted.Digest()) {
-			x.resets = attest.ClockInfo.ResetCount
+			x.clock = attest.ClockInfo
 			return rsp, nil
 		}
 	}

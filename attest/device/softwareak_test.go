@@ -68,7 +68,7 @@ func TestSoftwareAK(t *testing.T) {
 	// The victim's own TPM, under the thief's full control, does not open it either: the AK is not in it.
 	withAK(t, victim, s, func(real tpm2.AuthHandle) {
 		credential := keys.Credential{AKName: real.Name.Buffer, EKName: seen.EK.Name, Blob: r.Credential, Secret: r.EncryptedSecret}
-		policy := keys.ReleasePolicy(seen.PCRs, &credential, seen.Clock.ResetCount)
+		policy := keys.ReleasePolicy(seen.PCRs, &credential, seen.Clock)
 		sig, err := tpm2.Unmarshal[tpm2.TPMTSignature](r.Approval)
 		if err != nil {
 			t.Fatal(err)

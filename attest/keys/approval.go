@@ -127,9 +127,9 @@ func MakeCredential(ek *Public, akName, secret []byte) (*Credential, error) {
 	return &Credential{AKName: akName, EKName: ek.Name, Blob: blob, Secret: enc}, nil
 }
 
-// ReleasePolicy is what "release/v1" approves: these PCR values, this credential, and this count of the TPM's resets.
-func ReleasePolicy(p PCRs, c *Credential, resets uint32) []byte {
-	operand, offset, operation := SinceReset(resets)
+// ReleasePolicy is what "release/v1" approves: these PCR values, this credential, and the TPM's counts of its starts.
+func ReleasePolicy(p PCRs, c *Credential, quoted tpm2.TPMSClockInfo) []byte {
+	operand, offset, operation := SinceStart(quoted)
 	h := sha256.New() // TPM 2.0 Part 3, 23.10
 	h.Write(operand)
 	h.Write(binary.BigEndian.AppendUint16(nil, offset))
@@ -138,10 +138,13 @@ func ReleasePolicy(p PCRs, c *Credential, resets uint32) []byte {
 	return extend(policy, tpm2.TPMCCPolicyCounterTimer, h.Sum(nil))
 }
 
-// SinceReset are the parameters of the TPM2_PolicyCounterTimer that holds in one boot: until the TPM is reset again.
-func SinceReset(resets uint32) (operand []byte, offset uint16, operation tpm2.TPMEO) {
-	const resetCount = 8 + 8 // in TPMS_TIME_INFO, behind time and clock
-	return binary.BigEndian.AppendUint32(nil, resets), resetCount, tpm2.TPMEOEq
+// SinceStart are the parameters of the TPM2_PolicyCounterTimer that holds until the TPM is started again, in whatever way.
+// The count of resets alone would not do: a power cycle after TPM2_Shutdown(STATE), which any OS can send, zeroes the
+// PCRs too, and raises only the count of restarts. The two lie side by side and are compared as one.
+func SinceStart(quoted tpm2.TPMSClockInfo) (operand []byte, offset uint16, operation tpm2.TPMEO) {
+	const resetCount = 8 + 8 // in TPMS_TIME_INFO, behind time and clock; restartCount follows
+	operand = binary.BigEndian.AppendUint32(nil, quoted.ResetCount)
+	return binary.BigEndian.AppendUint32(operand, quoted.RestartCount), resetCount, tpm2.TPMEOEq
 }
 
 // AgentPolicy is what "agent-key/v1" approves: these PCR values.

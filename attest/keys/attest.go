@@ -14,7 +14,8 @@
 //   - PolicyPCR: a secret is released to a state that is gone when it is used.
 //   - PolicyCpHash: an old approval opens a credential that somebody else made; anyone who knows two public keys can
 //     make one.
-//   - PolicyCounterTimer: a recorded release opens in a later boot that has the same PCRs, without asking again.
+//   - PolicyCounterTimer: a recorded release opens in a later boot that has the same PCRs, without asking again. It holds both
+//     counts of the TPM's starts, resets and restarts.
 //   - PolicyCommandCode: an approval is used for another command that needs the same role, such as certifying the AK.
 //   - the policy reference ("release/v1", "agent-key/v1"): an approval for one key is used with the other.
 package keys

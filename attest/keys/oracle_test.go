@@ -88,11 +88,11 @@ func TestPoliciesAgreeWithCalculator(t *testing.T) {
 	if diff := cmp.Diff(cpHash.Buffer, c.CPHash()); diff != "" {
 		t.Errorf("cpHash (-want +got):\n%s", diff)
 	}
-	release, err := digest(pcrs, tpm2.PolicyCPHash{CPHashA: *cpHash}, counterTimer{0, 0, 0, 77, 0, 16, 0, 0})
+	release, err := digest(pcrs, tpm2.PolicyCPHash{CPHashA: *cpHash}, counterTimer{0, 0, 0, 77, 0, 0, 0, 5, 0, 16, 0, 0})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(release, ReleasePolicy(p, c, 77)); diff != "" {
+	if diff := cmp.Diff(release, ReleasePolicy(p, c, tpm2.TPMSClockInfo{Clock: 99, ResetCount: 77, RestartCount: 5, Safe: true})); diff != "" {
 		t.Errorf("release policy (-want +got):\n%s", diff)
 	}
 }

@@ -69,7 +69,7 @@ func seal(r *wire.Release, facts *Verified, g Grant) (ack []byte, err error) {
 		return nil, err
 	}
 	r.Credential, r.EncryptedSecret = credential.Blob, credential.Secret
-	if r.Approval, err = keys.Approve(g.ReleaseKey, keys.ReleasePolicy(facts.PCRs, credential, facts.Clock.ResetCount), keys.RefRelease); err != nil {
+	if r.Approval, err = keys.Approve(g.ReleaseKey, keys.ReleasePolicy(facts.PCRs, credential, facts.Clock), keys.RefRelease); err != nil {
 		return nil, err
 	}
 	if r.Box, err = wire.SealSecrets(k, facts.Transcript, g.Decision, g.Secrets); err != nil {

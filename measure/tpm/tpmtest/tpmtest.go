@@ -87,18 +87,31 @@ func (tp *TPM) Reset(t testing.TB) {
 	startup(t, tp.TPM)
 }
 
+// Restart is a power cycle for which the TPM was told to save its state (TPM2_Shutdown(STATE)), though nobody asks for
+// that state again. PCRs, locks and transient objects are as after [TPM.Reset], but the TPM counts a restart and no reset.
+func (tp *TPM) Restart(t testing.TB) {
+	t.Helper()
+	tp.saveState(t)
+	startup(t, tp.TPM)
+}
+
 // Suspend takes the machine through a suspend to RAM: the TPM saves its state, is
 // off for a while, and has its PCRs again. The connection stays.
 func (tp *TPM) Suspend(t testing.TB) {
 	t.Helper()
-	_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}.Execute(tp.TPM)
-	if err == nil {
-		controlCommand(t, tp.control, controlInit)
-		_, err = tpm2.Startup{StartupType: tpm2.TPMSUState}.Execute(tp.TPM)
+	tp.saveState(t)
+	if _, err := (tpm2.Startup{StartupType: tpm2.TPMSUState}).Execute(tp.TPM); err != nil {
+		t.Fatalf("resume TPM: %v", err)
 	}
-	if err != nil {
-		t.Fatalf("suspend TPM: %v", err)
+}
+
+// saveState has the TPM save its state, and turns it off and on.
+func (tp *TPM) saveState(t testing.TB) {
+	t.Helper()
+	if _, err := (tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}).Execute(tp.TPM); err != nil {
+		t.Fatalf("save the state of the TPM: %v", err)
 	}
+	controlCommand(t, tp.control, controlInit)
 }
 
 // Open makes another connection, after closing the one there is: swtpm serves
