@@ -11,10 +11,9 @@ import (
 	"github.com/sealboot/sealboot/boot/tuf/sign"
 )
 
-// TestCanonicalForms: other tools put members of their own everywhere, and what
-// is signed is the canonical form of all of them. go-tuf signs what it makes of
-// a file again, so where the specification leaves no choice of form, a file in
-// another form is refused: never accepted for something that was not signed.
+// TestCanonicalForms: other tools put members of their own everywhere and write
+// what they know in forms of their own. What is signed is the canonical form of
+// the bytes that they wrote, and every client that verifies those takes them.
 func TestCanonicalForms(t *testing.T) {
 	type m = map[string]any
 	firstKey := func(s m) m {
@@ -61,11 +60,40 @@ func TestCanonicalForms(t *testing.T) {
 		"large number in custom":  {"targets", target(m{"custom": m{"n": large}}), nil},
 		"expiry with nanoseconds": {"snapshot", func(s m) { s["expires"] = "2099-01-01T00:00:00.000000001Z" }, nil},
 
-		"large number elsewhere": {"timestamp", func(s m) { s["x"] = large }, tuf.ErrUnverified},
-		"expiry with an offset":  {"snapshot", func(s m) { s["expires"] = "2099-01-01T00:00:00+00:00" }, tuf.ErrUnverified},
-		"length of zero":         {"snapshot", func(s m) { s["meta"].(m)["x.json"] = m{"version": 1, "length": 0} }, tuf.ErrUnverified},
-		"capitals in a digest":   {"targets", target(m{"hashes": m{"sha256": fmt.Sprintf("%064X", 0xabc)}}), tuf.ErrUnverified},
-		"null for a member":      {"targets", func(s m) { s["delegations"] = nil }, tuf.ErrUnverified},
+		"large number elsewhere": {"timestamp", func(s m) { s["x"] = m{"y": large} }, nil},
+		"expiry with an offset":  {"snapshot", func(s m) { s["expires"] = "2099-01-01T00:00:00+00:00" }, nil},
+		"length of zero":         {"snapshot", func(s m) { s["meta"].(m)["x.json"] = m{"version": 1, "length": 0} }, nil},
+		"capitals in a digest":   {"targets", target(m{"hashes": m{"sha256": fmt.Sprintf("%064X", 0xabc)}}), nil},
+		"null for a member":      {"targets", func(s m) { s["delegations"] = nil }, nil},
+		"null for custom":        {"targets", target(m{"custom": nil}), nil},
+		"no consistent_snapshot": {"root", func(s m) { delete(s, "consistent_snapshot") }, nil},
+		"key without public":     {"root", func(s m) { s["keys"].(m)["k"] = m{"keytype": "x", "scheme": "x", "keyval": m{"certificate": "y"}} }, nil},
+		"role with such a key": {"root", func(s m) {
+			s["keys"].(m)["k"] = m{"keytype": "x", "scheme": "x", "keyval": m{}}
+			role := s["roles"].(m)["timestamp"].(m)
+			role["keyids"] = append([]any{"k"}, role["keyids"].([]any)...)
+		}, nil},
+		"role with a key that is not there": {"root", func(s m) {
+			role := s["roles"].(m)["timestamp"].(m)
+			role["keyids"] = append([]any{"k"}, role["keyids"].([]any)...)
+		}, nil},
+
+		// encoding/json takes these for what they are not called. Another
+		// client does not, so the two would trust different things.
+		"another case in a role":    {"timestamp", func(s m) { s["Version"] = 7 }, tuf.ErrMalformed},
+		"another case in a key":     {"root", func(s m) { firstKey(s)["KeyVal"] = m{"public": "00"} }, tuf.ErrMalformed},
+		"another case in keyval":    {"root", func(s m) { firstKey(s)["keyval"].(m)["PUBLIC"] = "00" }, tuf.ErrMalformed},
+		"a long s in a root's role": {"root", func(s m) { s["roles"].(m)["root"].(m)["thre\u017fhold"] = 1 }, tuf.ErrMalformed},
+		"another case in an entry":  {"timestamp", func(s m) { s["meta"].(m)["snapshot.json"].(m)["Length"] = 1 }, tuf.ErrMalformed},
+		"another case in a target":  {"targets", target(m{"Custom": m{}}), tuf.ErrMalformed},
+		"in a delegation":           {"targets", delegation(m{"Paths": []any{"*"}}), tuf.ErrMalformed},
+		"in succinct roles": {"targets", func(s m) {
+			s["delegations"] = m{"keys": m{}, "succinct_roles": m{"keyids": []any{"k"}, "threshold": 1, "bit_length": 1, "name_prefix": "a", "Name_Prefix": "b"}}
+		}, tuf.ErrMalformed},
+		"targets that differ in case": {"targets", func(s m) {
+			file := m{"length": 0, "hashes": m{"sha256": digest}, "custom": m{"a": 1, "A": 2}}
+			s["targets"] = m{"a": file, "A": file, "Length": file}
+		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDevice(t)
@@ -90,6 +118,24 @@ func TestCanonicalForms(t *testing.T) {
 			if stored, _ := d.cfg.Store.Load(tc.role); (string(stored) == string(data)) != (tc.err == nil) {
 				t.Fatalf("in the store is now\n%s", stored)
 			}
+		})
+	}
+}
+
+// TestEnvelopeHasOneReading: whoever sits in between can put a second "signed"
+// in another case beside the one that the signature is over. What is verified
+// and what is used must not come from different ones.
+func TestEnvelopeHasOneReading(t *testing.T) {
+	for name, change := range map[string]func(md map[string]any){
+		"signed":     func(md map[string]any) { md["ſigned"] = md["signed"] },
+		"signatures": func(md map[string]any) { md["Signatures"] = []any{} },
+		"keyid":      func(md map[string]any) { md["signatures"].([]any)[0].(map[string]any)["KeyID"] = "x" },
+		"sig":        func(md map[string]any) { md["signatures"].([]any)[0].(map[string]any)["SIG"] = "00" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDevice(t)
+			d.repo.Published["timestamp"][0] = edit(t, d.repo.Last("timestamp"), change)
+			want(t, d.refresh(), tuf.ErrMalformed)
 		})
 	}
 }

@@ -3,8 +3,6 @@ package tuf
 import (
 	"errors"
 	"fmt"
-
-	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // Errors that callers tell apart. Those of a repository mean that another
@@ -21,7 +19,7 @@ var (
 	ErrMalformed = errors.New("malformed metadata")
 	// ErrTooLarge: the file is larger than its limit.
 	ErrTooLarge = errors.New("too large")
-	// ErrUnverified: go-tuf refused the file: signatures, version or digest.
+	// ErrUnverified: the signatures, the version or the digest of the file are wrong.
 	ErrUnverified = errors.New("not verified")
 	// ErrExpired: the metadata was valid, but no longer is at the given time.
 	ErrExpired = errors.New("expired")
@@ -33,16 +31,13 @@ var (
 	ErrStore = errors.New("cannot write the metadata cache")
 )
 
-// unverified marks an error of go-tuf, which stays in the chain.
+// unverified says why a role is not trusted.
 func unverified(role string, err error) error {
-	if errors.Is(err, &metadata.ErrExpiredMetadata{}) {
-		return fmt.Errorf("tuf: %s: %w: %w", role, ErrExpired, err)
-	}
 	return fmt.Errorf("tuf: %s: %w: %w", role, ErrUnverified, err)
 }
 
-// guard turns a panic of f into an error. go-tuf and the parsers below it are
-// fed hostile bytes, and a panic here would be a kernel panic of the device.
+// guard turns a panic of f into an error. go-tuf's types and the parsers below
+// them are fed hostile bytes, and a panic here would be a kernel panic of the device.
 func guard(role string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

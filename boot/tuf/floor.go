@@ -3,7 +3,6 @@ package tuf
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -109,7 +108,7 @@ func (c *Client) State() (State, error) {
 // client forget its version: the timestamp tells the snapshot's version, the
 // snapshot that of targets, so the keys of the role above count too.
 func (t *trust) state() (State, error) {
-	s := State{RootVersion: t.rootVersion(), RootSHA256: t.root}
+	s := State{RootVersion: t.rootVersion(), RootSHA256: t.rootSum}
 	err := guard(RoleRoot, func() error {
 		keys := func(roles ...string) (sum [sha256.Size]byte) {
 			h := sha256.New()
@@ -119,10 +118,10 @@ func (t *trust) state() (State, error) {
 			h.Sum(sum[:0])
 			return sum
 		}
-		if ts := t.set.Timestamp; ts != nil {
+		if ts := t.timestamp; ts != nil {
 			s.Timestamp = RoleState{ts.Signed.Version, keys(RoleTimestamp)}
 		}
-		if sn := t.set.Snapshot; sn != nil && sn.Signed.Version == t.set.Timestamp.Signed.Meta[RoleSnapshot+".json"].Version {
+		if sn := t.snapshot; sn != nil && sn.Signed.Version == t.timestamp.Signed.Meta[RoleSnapshot+".json"].Version {
 			s.Snapshot = RoleState{sn.Signed.Version, keys(RoleTimestamp, RoleSnapshot)}
 		}
 		if tg := t.targets(RoleTargets, RoleRoot); tg != nil {
@@ -136,17 +135,12 @@ func (t *trust) state() (State, error) {
 // keySet is a digest of the threshold and the public keys of a top-level role,
 // whatever their order and identifiers.
 func (t *trust) keySet(role string) []byte {
-	r := t.set.Root.Signed.Roles[role]
+	r := t.root.Signed.Roles[role]
 	var keys []string
 	for _, id := range r.KeyIDs {
-		if k := t.set.Root.Signed.Keys[id]; k != nil {
-			pub, err := k.ToPublicKey()
-			if err != nil {
-				continue // a key that cannot be used verified nothing
-			}
-			der, err := x509.MarshalPKIXPublicKey(pub)
-			if err == nil {
-				keys = append(keys, string(der))
+		if k := t.root.Signed.Keys[id]; k != nil {
+			if _, der, err := publicKey(k); err == nil { // a key that cannot be used verified nothing
+				keys = append(keys, der)
 			}
 		}
 	}

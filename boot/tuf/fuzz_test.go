@@ -50,7 +50,7 @@ func FuzzMetadata(f *testing.F) {
 }
 
 // searchAll uses targets metadata that passed the checks.
-func searchAll(md *metadata.Metadata[metadata.TargetsType]) {
+func searchAll(md *file[metadata.TargetsType]) {
 	for _, name := range []string{"", "a", "dir/a", "*"} {
 		responsible(RoleTargets, md.Signed.Delegations, name)
 	}

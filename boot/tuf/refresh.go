@@ -132,10 +132,8 @@ func (c *Client) updateTimestamp(ctx context.Context, repo Repository, t *trust)
 	if err != nil && !unchanged {
 		return err
 	}
-	if t.seal == nil {
-		if err := t.checkExpiry(RoleTimestamp, t.set.Timestamp.Signed.Expires); err != nil {
-			return err
-		}
+	if err := t.checkShortLived(RoleTimestamp, t.timestamp.Signed.Expires); err != nil {
+		return err
 	}
 	if err := c.checkFloor(ctx, t); err != nil || unchanged {
 		return err
@@ -148,7 +146,7 @@ func (c *Client) updateSnapshot(ctx context.Context, repo Repository, t *trust) 
 	if local := c.load(RoleSnapshot); local != nil && t.updateSnapshot(local, true) == nil {
 		return c.checkFloor(ctx, t)
 	}
-	meta := t.set.Timestamp.Signed.Meta[RoleSnapshot+".json"]
+	meta := t.timestamp.Signed.Meta[RoleSnapshot+".json"]
 	name, max := t.fileName(RoleSnapshot, meta), bound(meta, c.cfg.Limits.Snapshot)
 	data, err := c.fetch(ctx, repo, name, max)
 	if err != nil {
@@ -172,7 +170,7 @@ func (c *Client) updateTargets(ctx context.Context, repo Repository, t *trust, r
 	if local := c.load(role); local != nil && t.updateTargets(role, delegator, local) == nil {
 		return c.checkFloor(ctx, t)
 	}
-	meta := t.set.Snapshot.Signed.Meta[role+".json"]
+	meta := t.snapshot.Signed.Meta[role+".json"]
 	if meta == nil {
 		return fmt.Errorf("tuf: %s: %w: the snapshot does not name it", quote(role), ErrUnverified)
 	}
@@ -192,7 +190,7 @@ func (c *Client) updateTargets(ctx context.Context, repo Repository, t *trust, r
 // fileName is the name of a metadata file in the repository.
 func (t *trust) fileName(role string, meta *metadata.MetaFiles) string {
 	name := Escape(role) + ".json"
-	if t.set.Root.Signed.ConsistentSnapshot {
+	if t.root.Signed.ConsistentSnapshot {
 		name = strconv.FormatInt(meta.Version, 10) + "." + name
 	}
 	return name

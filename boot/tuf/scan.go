@@ -20,12 +20,13 @@ const (
 
 // scan refuses JSON that would be expensive or ambiguous to parse, before
 // anything builds values from it: nesting, number of values, repeated names of
-// an object, anything after the end. It keeps no more than the names of the
+// an object, names in another case, anything after the end. It keeps no more than the names of the
 // objects that are open.
 func scan(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	var open []frame
+	whole := metadataShape()
 	values, done := 0, false
 	for {
 		tok, err := dec.Token()
@@ -41,7 +42,7 @@ func scan(data []byte) error {
 		if values++; values > maxValues {
 			return fmt.Errorf("%w: more than %d values", ErrMalformed, maxValues)
 		}
-		if open, err = step(open, tok); err != nil {
+		if open, err = step(open, tok, whole); err != nil {
 			return err
 		}
 		done = len(open) == 0
@@ -50,13 +51,14 @@ func scan(data []byte) error {
 
 // frame is an object or an array that is not closed yet.
 type frame struct {
+	shape   *shape          // what is known of it, or nil
 	names   map[string]bool // nil for an array
 	name    string          // of the member whose value comes next
 	isValue bool            // whether a value comes next
 	count   int
 }
 
-func step(open []frame, tok json.Token) ([]frame, error) {
+func step(open []frame, tok json.Token, whole *shape) ([]frame, error) {
 	if d, ok := tok.(json.Delim); ok && (d == '}' || d == ']') {
 		return leave(open[:len(open)-1]), nil
 	}
@@ -64,6 +66,9 @@ func step(open []frame, tok json.Token) ([]frame, error) {
 		top, name := &open[n-1], tok.(string)
 		if top.names[name] {
 			return nil, fmt.Errorf("%w: %s appears twice in an object", ErrMalformed, quote(name))
+		}
+		if known := top.shape.mistaken(name); known != "" {
+			return nil, fmt.Errorf("%w: %s in the place of %s", ErrMalformed, quote(name), known)
 		}
 		top.names[name], top.name, top.isValue = true, name, true
 		return open, nil
@@ -79,7 +84,10 @@ func step(open []frame, tok json.Token) ([]frame, error) {
 		if len(open) == maxDepth {
 			return nil, fmt.Errorf("%w: nested deeper than %d", ErrMalformed, maxDepth)
 		}
-		f := frame{}
+		f := frame{shape: whole}
+		if n := len(open); n > 0 {
+			f.shape = open[n-1].shape.of(open[n-1].name)
+		}
 		if v == '{' {
 			f.names = map[string]bool{}
 		}

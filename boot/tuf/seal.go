@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -32,14 +31,13 @@ func (c *Client) acceptSeal(ctx context.Context, repo Sealed, t *trust) error {
 		if err != nil {
 			return err
 		}
-		if err := t.set.Root.VerifyDelegate(RoleTargets, md); err != nil {
+		if err := md.verifiedBy(grantOfRoot(&t.root.Signed, RoleTargets)); err != nil {
 			return unverified("seal", err)
 		}
 		if err := t.checkExpiry("seal", md.Signed.Expires); err != nil {
 			return err
 		}
 		t.seal = &seal{wantOf(md.Signed.Targets[sealedFile])}
-		t.set.RefTime = time.Time{} // go-tuf finds nothing expired; checkExpiry does
 		return nil
 	})
 }

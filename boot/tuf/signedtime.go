@@ -21,16 +21,16 @@ func (c *Client) SignedTime() time.Time {
 	if c.trusted == nil {
 		return time.Time{}
 	}
-	set := c.trusted.set
+	t := c.trusted
 	var latest time.Time
-	for _, t := range []time.Time{
-		signedTime(set.Root.Signed.Expires, set.Root.Signed.UnrecognizedFields),
-		signedTime(set.Timestamp.Signed.Expires, set.Timestamp.Signed.UnrecognizedFields),
-		signedTime(set.Snapshot.Signed.Expires, set.Snapshot.Signed.UnrecognizedFields),
-		signedTime(set.Targets[RoleTargets].Signed.Expires, set.Targets[RoleTargets].Signed.UnrecognizedFields),
+	for _, at := range []time.Time{
+		signedTime(t.root.Signed.Expires, t.root.Signed.UnrecognizedFields),
+		signedTime(t.timestamp.Signed.Expires, t.timestamp.Signed.UnrecognizedFields),
+		signedTime(t.snapshot.Signed.Expires, t.snapshot.Signed.UnrecognizedFields),
+		signedTime(t.roles[RoleTargets].Signed.Expires, t.roles[RoleTargets].Signed.UnrecognizedFields),
 	} {
-		if t.After(latest) {
-			latest = t
+		if at.After(latest) {
+			latest = at
 		}
 	}
 	return latest

@@ -120,7 +120,7 @@ func (c *Client) Download(ctx context.Context, t *Target) (*os.File, error) {
 // targetPath is where the target is in the repository: with consistent
 // snapshots, its digest goes before the file name.
 func (c *Client) targetPath(t *Target) string {
-	if !c.trusted.set.Root.Signed.ConsistentSnapshot {
+	if !c.trusted.root.Signed.ConsistentSnapshot {
 		return t.Name
 	}
 	digest := t.Want.SHA256

@@ -2,10 +2,12 @@
 // files a TUF repository vouches for, on a device that may have no clock and
 // whose disk nobody trusts.
 //
-// The verification of a metadata file is go-tuf's. The workflow (section 5 of
-// the TUF specification 1.0), the I/O and the persistence are this package's,
-// because a boot loader needs what a desktop program does not:
+// What a metadata file means is read with go-tuf's types. The verification, the
+// workflow (section 5 of the TUF specification 1.0), the I/O and the persistence
+// are this package's, because a boot loader needs what a desktop program does not:
 //
+//   - signatures are checked over the bytes that came, whatever other tools put
+//     into them, and a file that two readers could understand differently is refused;
 //   - nothing read from a server, a disk or a USB stick can make it panic or
 //     take unbounded memory: sizes are checked before reading, the shape of the
 //     JSON before parsing, and a panic of the parser becomes an error;
