@@ -16,6 +16,7 @@ import (
 	"github.com/sealboot/sealboot/boot/uki"
 	"github.com/sealboot/sealboot/initramfs"
 	"github.com/sealboot/sealboot/initramfs/esp"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // Budget is the most that kernel and initramfs may take together, in bytes, as
@@ -174,9 +175,7 @@ func Open(dir string) (*Loader, error) {
 		return nil, fmt.Errorf("board: no finished loader in %s: %w", dir, err)
 	}
 	l := &Loader{dir: dir}
-	dec := json.NewDecoder(bytes.NewReader(manifest))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(l); err != nil {
+	if err := strict.Decode(manifest, l); err != nil {
 		return nil, fmt.Errorf("board: manifest of the loader in %s: %w", dir, err)
 	}
 	unified, err := os.ReadFile(l.UKIPath())

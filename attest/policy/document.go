@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/sealboot/sealboot/attest/strict"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // Version is the version of the file formats.

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +15,7 @@ import (
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/boot/cmdline"
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 func newSiteCmd() *cobra.Command {
@@ -180,9 +179,7 @@ is checked as the loader will check it.`,
 					return err
 				}
 				// It need not be complete: Marshal checks the result.
-				d := json.NewDecoder(bytes.NewReader(text))
-				d.DisallowUnknownFields()
-				if err := d.Decode(c); err != nil {
+				if err := strict.Decode(text, c); err != nil {
 					return fmt.Errorf("--from %s is not a site config: %w", from, err)
 				}
 			}

@@ -18,7 +18,7 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/sealboot/sealboot/attest/strict"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 var (

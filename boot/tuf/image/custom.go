@@ -10,8 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
+
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // The kinds of bootable target.
@@ -66,25 +67,49 @@ type Linux struct {
 
 // ParseCustom reads the "custom" of a target, as it was signed.
 func ParseCustom(data []byte) (*Custom, error) {
-	var members struct {
-		Sealboot json.RawMessage `json:"sealboot"`
-	}
 	if len(data) > maxCustom {
 		return nil, fmt.Errorf("%w: its custom has %d bytes, at most %d", ErrInvalid, len(data), maxCustom)
 	}
-	if len(data) > 0 {
-		if err := json.Unmarshal(data, &members); err != nil {
-			return nil, fmt.Errorf("%w: its custom: %w", ErrInvalid, err)
-		}
+	ours, err := member(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its custom: %w", ErrInvalid, err)
 	}
-	if len(members.Sealboot) == 0 {
+	if len(ours) == 0 {
 		return nil, fmt.Errorf("%w: its custom has no member sealboot", ErrInvalid)
 	}
 	c := new(Custom)
-	if err := strict(members.Sealboot, c); err != nil {
-		return nil, err
+	if err := strict.Decode(ours, c); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return c, c.Validate()
+}
+
+// member returns the member "sealboot" of a custom. It must be there once and in
+// this case: of two, encoding/json takes the later, and other tools see another.
+func member(custom []byte) (json.RawMessage, error) {
+	const ours = "sealboot"
+	if len(custom) == 0 {
+		return nil, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(custom, &members); err != nil || members == nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(custom))
+	_, err := dec.Token() // the brace: it was parsed just now
+	for n := 0; err == nil && dec.More(); {
+		var name json.Token
+		if name, err = dec.Token(); err != nil {
+			break
+		}
+		if name, ok := name.(string); ok && strings.EqualFold(name, ours) {
+			if n++; n > 1 || name != ours {
+				return nil, fmt.Errorf("member %q is repeated or in another case", ours)
+			}
+		}
+		err = dec.Decode(new(json.RawMessage))
+	}
+	return members[ours], err
 }
 
 // Validate checks what a publisher is about to sign, and a device to believe.
@@ -128,8 +153,8 @@ func (o *OCI) validate() error {
 // ParseLinux reads the content of a target of [KindLinux].
 func ParseLinux(data []byte) (*Linux, error) {
 	l := new(Linux)
-	if err := strict(data, l); err != nil {
-		return nil, err
+	if err := strict.Decode(data, l); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return l, l.Validate()
 }
@@ -146,19 +171,6 @@ func (l *Linux) Validate() error {
 	}
 	if !printable(l.Cmdline, maxCmdline) {
 		return fmt.Errorf("%w: its command line is too long or not printable", ErrInvalid)
-	}
-	return nil
-}
-
-// strict decodes one JSON value with known fields only and nothing after it.
-func strict(data []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return fmt.Errorf("%w: something follows the end", ErrInvalid)
 	}
 	return nil
 }

@@ -75,7 +75,6 @@ var attestCommand = []string{
 	module + "attest/keys",
 	module + "attest/result",
 	module + "attest/seal",
-	module + "attest/strict",
 	module + "attest/wire",
 	"github.com/google/go-tpm",
 	"golang.org/x/sys/unix",

@@ -1,6 +1,7 @@
 package strict
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -12,6 +13,10 @@ func TestDecode(t *testing.T) {
 	type doc struct {
 		Type  string           `json:"type"`
 		Areas map[string]inner `json:"areas"`
+		Parts []*inner         `json:"parts"`
+		Inner *inner           `json:"inner"`
+		Raw   json.RawMessage  `json:"raw"`
+		Any   any              `json:"any"`
 	}
 	for raw, want := range map[string]bool{
 		`{"type":"a","areas":{"0":{"size":1},"1":{"size":2}}}`: true,
@@ -19,6 +24,13 @@ func TestDecode(t *testing.T) {
 		`{"type":"a","type":"b"}`:                 false,
 		`{"type":"a","Type":"b"}`:                 false,
 		`{"t\u0079pe":"a","type":"b"}`:            false,
+		`{"Type":"a"}`:                            false,
+		`{"typ\u0065":"a"}`:                       true,
+		`{"areas":{"0":{"Size":1}}}`:              false,
+		`{"areas":{"A":{"size":1}},"parts":[]}`:   true,
+		`{"parts":[{"size":1},{"\u017fize":1}]}`:  false,
+		`{"inner":{"SIZE":1}}`:                    false,
+		`{"raw":{"SIZE":1},"any":{"TYPE":[]}}`:    true,
 		`{"areas":{"0":{"size":1,"ſize":2}}}`:     false,
 		`{"areas":{"0":{}},"areas":{}}`:           false,
 		`{"areas":{"0":{"size":1},"0":{}}}`:       false,
