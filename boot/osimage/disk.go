@@ -7,15 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
-
 	"github.com/sealboot/sealboot/measure/event"
 )
 
@@ -101,7 +98,7 @@ func (i *Image) placeDisk(ctx context.Context, layer ocispec.Descriptor, content
 		return want, err
 	}
 	if opts.DryRun {
-		have, err := readDisk(ctx, layer, content, io.Discard, maxBlob, "")
+		have, err := readDisk(ctx, layer, content, func() (io.Writer, error) { return io.Discard, nil }, maxBlob, "")
 		if err == nil && want.SHA256 != "" && have != want {
 			return want, otherDisk(have, want)
 		}
@@ -111,34 +108,45 @@ func (i *Image) placeDisk(ctx context.Context, layer ocispec.Descriptor, content
 	if err != nil {
 		return want, err
 	}
-	name := opts.Disk.Name()
+	disk := diskFile{opts.Disk}
 	if want.Size > room {
-		return want, &DiskError{name, want.Size, room}
+		return want, &DiskError{disk.Name(), want.Size, room}
 	}
 	if want.SHA256 != "" {
-		have, err := hashDisk(ctx, opts.Disk, want.Size, opts.Checked)
+		have, err := hashDisk(ctx, disk, want.Size, opts.Checked)
 		if err == nil && have == want {
 			return have, nil
 		}
-		i.Notes = append(i.Notes, fmt.Sprintf("disk %s did not hold the image and was written anew", name))
+		i.Notes = append(i.Notes, fmt.Sprintf("disk %s did not hold the image and was written anew", disk.Name()))
 	}
-	wrote, err := readDisk(ctx, layer, content, opts.Disk, room, name)
-	if err == nil {
-		err = opts.Disk.Sync()
-	}
-	if err != nil {
-		return want, fmt.Errorf("disk %s does not hold the image, writing it: %w", name, err)
-	}
-	if want.SHA256 != "" && wrote != want {
+	return writeDisk(ctx, disk, room, want, layer, content, opts.Checked)
+}
+
+// writeDisk writes the image to a disk with room bytes. Unless it succeeds, the disk holds nothing that boots.
+func writeDisk(ctx context.Context, disk medium, room int64, want event.Artifact, layer ocispec.Descriptor, content Content, checked func(done, total int64)) (have event.Artifact, err error) {
+	v, whole := &veil{disk: disk, room: room}, false
+	defer func() { // also when a parser panics
+		if !whole {
+			err = errors.Join(err, v.abandon())
+		}
+	}()
+	wrote, err := readDisk(ctx, layer, content, v.begin, room, disk.Name())
+	if err == nil && want.SHA256 != "" && wrote != want {
 		return want, otherDisk(wrote, want)
 	}
-	have, err := hashDisk(ctx, opts.Disk, wrote.Size, opts.Checked)
+	if err == nil {
+		err = v.lift(ctx, checked)
+	}
 	if err != nil {
+		return want, fmt.Errorf("disk %s does not hold the image, writing it: %w", disk.Name(), err)
+	}
+	if have, err = hashDisk(ctx, disk, wrote.Size, checked); err != nil {
 		return want, err
 	}
 	if have != wrote {
-		return want, fmt.Errorf("%s does not give back what was written to it: replace the disk", name)
+		return want, errForgetful(disk)
 	}
+	whole = true
 	return have, nil
 }
 
@@ -167,16 +175,15 @@ func announced(layer ocispec.Descriptor) (event.Artifact, error) {
 	return a, nil
 }
 
-// readDisk streams the raw content of a disk's layer to the beginning of to, at
-// most room bytes, and hashes it on the way. name is the disk's, for errors.
-func readDisk(ctx context.Context, layer ocispec.Descriptor, content Content, to io.Writer, room int64, name string) (event.Artifact, error) {
+// readDisk streams the raw content of a disk's layer to what begin returns, at most room bytes, and hashes it on the
+// way. name is the disk's, for errors.
+func readDisk(ctx context.Context, layer ocispec.Descriptor, content Content, begin func() (io.Writer, error), room int64, name string) (event.Artifact, error) {
 	var have event.Artifact
-	take := func(r io.Reader) (err error) {
+	take := func(r io.Reader) error {
 		// It may be called again, when what came before was wrong.
-		if s, ok := to.(io.Seeker); ok {
-			if _, err := s.Seek(0, io.SeekStart); err != nil {
-				return err
-			}
+		to, err := begin()
+		if err != nil {
+			return err
 		}
 		have, err = unpackDisk(ctx, layer.MediaType, r, &diskWriter{ctx: ctx, to: to, name: name, room: room})
 		return err
@@ -201,8 +208,8 @@ func streamed(layer ocispec.Descriptor) bool {
 
 // hashDisk hashes the first size bytes as the medium has them: what is cached
 // of the disk is dropped first.
-func hashDisk(ctx context.Context, disk *os.File, size int64, checked func(done, total int64)) (event.Artifact, error) {
-	if err := unix.Fadvise(int(disk.Fd()), 0, size, unix.FADV_DONTNEED); err != nil {
+func hashDisk(ctx context.Context, disk medium, size int64, checked func(done, total int64)) (event.Artifact, error) {
+	if err := disk.uncache(size); err != nil {
 		return event.Artifact{}, fmt.Errorf("drop cache of %s: %w", disk.Name(), err)
 	}
 	h := sha256.New()

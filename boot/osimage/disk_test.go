@@ -183,15 +183,15 @@ func (f forgetful) Stream(ctx context.Context, d ocispec.Descriptor, take func(i
 	if err := f.blobs.Stream(ctx, d, take); err != nil {
 		return err
 	}
-	_, err := f.disk.WriteAt([]byte("x"), 100)
+	_, err := f.disk.WriteAt([]byte("x"), 1<<20+100)
 	return err
 }
 
 func TestForgetfulDisk(t *testing.T) {
 	store := blobs{}
-	disk := emptyDisk(t, 8192)
+	disk := emptyDisk(t, 3<<20)
 	m := manifestOf(t, ArtifactDisk, store.add(ocispec.MediaTypeEmptyJSON, []byte("{}"), nil), nil,
-		store.add(MediaTypeRaw, []byte(strings.Repeat("a disk, ", 1024)), nil), store.add(MediaTypeKernel, testKernel(), nil))
+		store.add(MediaTypeRaw, []byte(strings.Repeat("a disk, ", 384<<10)), nil), store.add(MediaTypeKernel, testKernel(), nil))
 	if _, err := FromManifest(t.Context(), m, forgetful{store, disk}, Options{Disk: disk, MemAvailable: plenty}); err == nil || !strings.Contains(err.Error(), "does not give back") {
 		t.Errorf("error is %v, want one that blames the disk", err)
 	}

@@ -1,7 +1,8 @@
 // Package osimage turns an image that a source has fetched and verified into
 // what kexec needs: a kernel, an initrd, a command line, and the boot
-// descriptor that is measured first. A disk image also goes to its disk, while
-// it arrives, and counts as what the disk then gives back.
+// descriptor that is measured first. A disk image also goes to its disk while it
+// arrives, encrypted until its digest was right, and counts as what the disk then
+// gives back.
 //
 // The descriptor names source bytes alone (the digests of layers and files as
 // they were published), so an image measures the same wherever it came from;
