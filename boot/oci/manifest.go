@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 const (
@@ -21,6 +23,7 @@ const (
 
 	maxDescriptors = 4096 // in one manifest or index
 	maxDepth       = 3    // of indexes in indexes
+	maxTold        = 16   // platforms that an error tells of
 
 	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	dockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -101,7 +104,7 @@ func isIndex(mediaType string) bool {
 func ParseManifest(mediaType string, raw []byte) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
 	if mediaType != ocispec.MediaTypeImageManifest && mediaType != dockerManifest {
-		return m, fmt.Errorf("%w: media type %q", ErrManifest, mediaType)
+		return m, fmt.Errorf("%w: media type %.80q", ErrManifest, mediaType)
 	}
 	if err := parse(raw, &m); err != nil {
 		return m, err
@@ -126,6 +129,22 @@ func ParseIndex(mediaType string, raw []byte) (ocispec.Index, error) {
 	return x, checkDescriptors(x.Manifests)
 }
 
+// limits bounds what is built from the JSON of a manifest or an index. A
+// descriptor with platform and annotations has some 30 values. A few descriptors
+// too many still decode, since checkDescriptors has the better message.
+func limits() jsonlimit.Limits {
+	return jsonlimit.Limits{Depth: 16, Values: 1 << 17, Items: 2 * maxDescriptors}
+}
+
+// Unmarshal decodes a part of a manifest or an index that is not checked
+// otherwise, within the same limits. The error is [ErrManifest].
+func Unmarshal(raw []byte, v any) error {
+	if err := limits().Unmarshal(raw, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrManifest, err)
+	}
+	return nil
+}
+
 func parse(raw []byte, v any) error {
 	if len(raw) > MaxManifest {
 		return fmt.Errorf("%w: %d bytes, more than %d", ErrManifest, len(raw), MaxManifest)
@@ -134,8 +153,8 @@ func parse(raw []byte, v any) error {
 		Manifests json.RawMessage `json:"manifests"`
 		Layers    json.RawMessage `json:"layers"`
 	}
-	if err := errors.Join(json.Unmarshal(raw, &both), json.Unmarshal(raw, v)); err != nil {
-		return fmt.Errorf("%w: %w", ErrManifest, err)
+	if err := errors.Join(Unmarshal(raw, &both), Unmarshal(raw, v)); err != nil {
+		return err
 	}
 	if both.Manifests != nil && both.Layers != nil {
 		return fmt.Errorf("%w: both an index and an image", ErrManifest)
@@ -148,7 +167,7 @@ func checkType(v specs.Versioned, inside, outside string) error {
 		return fmt.Errorf("%w: schema version %d", ErrManifest, v.SchemaVersion)
 	}
 	if inside != "" && inside != outside {
-		return fmt.Errorf("%w: it says that it is %q, and was served as %q", ErrManifest, inside, outside)
+		return fmt.Errorf("%w: it says that it is %.80q, and was served as %.80q", ErrManifest, inside, outside)
 	}
 	return nil
 }
@@ -160,7 +179,7 @@ func checkDescriptors(ds []ocispec.Descriptor) error {
 	var sum int64
 	for _, d := range ds {
 		if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 {
-			return fmt.Errorf("%w: digest %q is not a sha256", ErrManifest, d.Digest)
+			return fmt.Errorf("%w: digest %.80q is not a sha256", ErrManifest, d.Digest)
 		}
 		if d.Size < 0 || sum+d.Size < sum {
 			return fmt.Errorf("%w: size %d of %s", ErrManifest, d.Size, d.Digest)
@@ -190,8 +209,9 @@ func pickPlatform(mediaType string, raw []byte, want ocispec.Platform) (ocispec.
 		have = append(have, platformString(*d.Platform))
 	}
 	slices.Sort(have)
+	have = slices.Compact(have)
 	return ocispec.Descriptor{}, fmt.Errorf("%w: it has %s, wanted %s",
-		ErrPlatform, strings.Join(slices.Compact(have), ", "), platformString(want))
+		ErrPlatform, strings.Join(have[:min(len(have), maxTold)], ", "), platformString(want))
 }
 
 // matches compares platforms; a variant matters only if both name one.
@@ -201,7 +221,7 @@ func matches(have, want ocispec.Platform) bool {
 }
 
 func platformString(p ocispec.Platform) string {
-	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+	return fmt.Sprintf("%.80s", strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/"))
 }
 
 // ThisPlatform is the platform that the program was built for.

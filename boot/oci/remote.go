@@ -36,7 +36,7 @@ func NewRemote(reference string, conn Connection) (*Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	repo.Client = client
+	repo.Client = bounded{client}
 	repo.PlainHTTP = conn.PlainHTTP
 	repo.ReferrerListMaxPages = maxPages
 	repo.MaxMetadataBytes = MaxManifest

@@ -2,7 +2,6 @@ package osimage
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -90,8 +89,8 @@ func artifactCmdline(ctx context.Context, m *ocispec.Manifest, layers map[role]o
 	var config struct {
 		CommandLine string `json:"commandLine"`
 	}
-	if err := json.Unmarshal(b, &config); err != nil {
-		return "", fmt.Errorf("%w: config: %w", ErrInvalid, err)
+	if err := unmarshal("config", b, &config); err != nil {
+		return "", err
 	}
 	return config.CommandLine, nil
 }
@@ -160,7 +159,7 @@ func bootFile(ctx context.Context, d ocispec.Descriptor, content Content) (*os.F
 	}
 	defer f.Close()
 	return memfd.Store("boot file", func(w *os.File) error {
-		z, err := zstd.NewReader(f, zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := zstd.NewReader(f, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return err
 		}

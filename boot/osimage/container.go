@@ -2,7 +2,6 @@ package osimage
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,6 +21,9 @@ import (
 // LabelKernel is a label of a container image that has several kernels: the
 // path of the one to boot.
 const LabelKernel = "dev.sealboot.kernel"
+
+// maxTold is how many kernels an error tells of.
+const maxTold = 8
 
 // fromContainer unpacks a container image into a root in RAM and takes the
 // kernel out of it.
@@ -67,8 +69,8 @@ func containerLabels(ctx context.Context, m *ocispec.Manifest, content Content) 
 		return nil, err
 	}
 	var config ocispec.Image
-	if err := json.Unmarshal(b, &config); err != nil {
-		return nil, fmt.Errorf("%w: config: %w", ErrInvalid, err)
+	if err := unmarshal("config", b, &config); err != nil {
+		return nil, err
 	}
 	labels := map[string]string{}
 	maps.Copy(labels, config.Config.Labels)
@@ -154,8 +156,8 @@ func chooseKernel(found map[string]unpack.Extent, label string) (string, error) 
 		case len(names) == 1:
 			return names[0], nil
 		case len(names) > 1:
-			return "", fmt.Errorf("%w: several kernels: %s; remove all but one or name one in the label %s",
-				ErrInvalid, strings.Join(names, ", "), LabelKernel)
+			return "", fmt.Errorf("%w: %d kernels: %s; remove all but one or name one in the label %s",
+				ErrInvalid, len(names), strings.Join(names[:min(len(names), maxTold)], ", "), LabelKernel)
 		}
 	}
 	return "", fmt.Errorf("%w: container image without a kernel; install one, so that there is /usr/lib/modules/VERSION/vmlinuz or /boot/vmlinuz-VERSION", ErrUnsupported)

@@ -69,7 +69,7 @@ func decompress(compression string, r io.Reader, w io.Writer) error {
 		r, err = gzip.NewReader(r)
 	case "zstd":
 		var z *zstd.Decoder
-		if z, err = zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1)); err == nil {
+		if z, err = zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(1)); err == nil {
 			defer z.Close()
 			r = z
 		}

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 const (
@@ -53,22 +54,34 @@ func parseManifest(b []byte) (*ocispec.Manifest, error) {
 		return nil, fmt.Errorf("%w: manifest of %d bytes", ErrInvalid, len(b))
 	}
 	var m ocispec.Manifest
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&m); err != nil {
-		return nil, fmt.Errorf("%w: manifest: %w", ErrInvalid, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: manifest: data after its end", ErrInvalid)
+	if err := unmarshal("manifest", b, &m); err != nil {
+		return nil, err
 	}
 	if m.SchemaVersion != 2 || len(m.Layers) == 0 || len(m.Layers) > maxLayers {
 		return nil, fmt.Errorf("%w: manifest of schema version %d with %d layers", ErrInvalid, m.SchemaVersion, len(m.Layers))
 	}
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		if err := d.Digest.Validate(); err != nil || d.Size < 0 || d.Size > maxBlob {
-			return nil, fmt.Errorf("%w: manifest: blob %q of %d bytes", ErrInvalid, d.Digest, d.Size)
+			return nil, fmt.Errorf("%w: manifest: blob %.80q of %d bytes", ErrInvalid, d.Digest, d.Size)
 		}
 	}
 	return &m, nil
+}
+
+// unmarshal decodes a manifest or a config, which may hold more than any that
+// is made in good faith, but not much more.
+func unmarshal(what string, b []byte, v any) error {
+	if _, err := (jsonlimit.Limits{Depth: 16, Values: 1 << 16, Items: 1 << 13}).Count(b); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, what, err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, what, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: %s: data after its end", ErrInvalid, what)
+	}
+	return nil
 }
 
 // isContainer tells a container image from an artifact.

@@ -30,7 +30,7 @@ func (m *merger) open(l Layer) (io.ReadCloser, error) {
 		}
 		in = readAhead(z)
 	case isZstd(head):
-		z, err := zstd.NewReader(raw, zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := zstd.NewReader(raw, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, fmt.Errorf("open zstd layer: %w", err)
 		}

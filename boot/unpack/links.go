@@ -41,6 +41,9 @@ func (m *merger) link(name string, n *node, h *tar.Header) error {
 	if further, ok := m.wanted.target[target]; ok {
 		target = further
 	}
+	if err := m.keepBytes(linkBytes+len(name)+len(target), name); err != nil {
+		return err
+	}
 	m.wanted.target[name] = target
 	m.wanted.names[target] = append(m.wanted.names[target], name)
 	return nil
@@ -83,7 +86,9 @@ func (m *merger) linkTo(name string, n *node, f *file) error {
 		f.linked = true
 		m.linked = append(m.linked, f.at)
 	}
-	m.keep(name, f)
+	if err := m.keep(name, f); err != nil {
+		return err
+	}
 	c.Size, c.Nlink = 0, 2
 	return m.begin(&c)
 }

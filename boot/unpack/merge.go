@@ -61,6 +61,7 @@ type merger struct {
 	ino     uint32
 	entries int
 	names   int64        // bytes of all names
+	kept    int64        // bytes of memory for what is kept about paths
 	stream  int64        // decompressed bytes read
 	read    atomic.Int64 // compressed bytes read
 	linked  []int64      // offsets of the headers that markLinked changes
@@ -92,13 +93,13 @@ func (m *merger) each(layer int, do func(*tar.Header, io.Reader) error) error {
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			continue
-		}
 		m.entries++
 		m.names += int64(len(h.Name))
 		if m.entries > 4*m.opts.MaxFiles || m.names > maxNameBytes {
 			return fmt.Errorf("%w: %d entries with %d bytes of names", ErrTooLarge, m.entries, m.names)
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
 		}
 		if err := do(h, tr); err != nil {
 			return err
@@ -114,6 +115,9 @@ func (m *merger) entry(h *tar.Header, body io.Reader) error {
 	}
 	if name, err = m.links.resolve(name, m.layer); err != nil {
 		return err
+	}
+	if strings.Count(name, "/") >= maxParts {
+		return fmt.Errorf("%w: more than %d folders in each other, %.80q", ErrHostile, maxParts, name)
 	}
 	if base := path.Base(name); strings.HasPrefix(base, whiteoutPrefix) {
 		return m.whiteout(name, base)
@@ -138,7 +142,11 @@ func (m *merger) whiteout(name, base string) error {
 	dir := path.Dir(name)
 	switch {
 	case base == opaqueMarker:
-		if n := m.visible(dir); n != nil {
+		n, err := m.visible(dir)
+		if err != nil {
+			return err
+		}
+		if n != nil {
 			n.hiddenKids = max(n.hiddenKids, m.layer)
 		}
 	case strings.HasPrefix(base, aufsPrefix): // left over from aufs, no content
@@ -147,7 +155,11 @@ func (m *merger) whiteout(name, base string) error {
 		if victim == "" || victim == "." || victim == ".." {
 			return fmt.Errorf("%w: whiteout %q", ErrHostile, name)
 		}
-		if n := m.visible(path.Join(dir, victim)); n != nil {
+		n, err := m.visible(path.Join(dir, victim))
+		if err != nil {
+			return err
+		}
+		if n != nil {
 			n.hidden = max(n.hidden, m.layer)
 		}
 	}
@@ -156,30 +168,33 @@ func (m *merger) whiteout(name, base string) error {
 
 // visible returns the node of a path in the current layer, or nil if an upper
 // layer hides it. The directories above are marked as implied.
-func (m *merger) visible(name string) *node {
+func (m *merger) visible(name string) (*node, error) {
 	n := &m.root
 	if name == "." {
-		return n
+		return n, nil
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if n.hiddenKids > m.layer {
-			return nil
+			return nil, nil
 		}
 		kid := n.kids[part]
 		if kid != nil && kid.hidden > m.layer {
-			return nil
+			return nil, nil
 		}
 		if kid == nil {
+			if err := m.keepBytes(nodeBytes+len(part), name); err != nil {
+				return nil, err
+			}
 			if n.kids == nil {
 				n.kids = map[string]*node{}
 			}
 			kid = &node{}
-			n.kids[part] = kid
+			n.kids[strings.Clone(part)] = kid // not the whole name
 		}
 		n.implied, n.below = max(n.implied, m.layer), m.layer
 		n = kid
 	}
-	return n
+	return n, nil
 }
 
 func (m *merger) rootEntry(h *tar.Header) error {
@@ -194,7 +209,10 @@ func (m *merger) rootEntry(h *tar.Header) error {
 }
 
 func (m *merger) dirEntry(name string, h *tar.Header) error {
-	n := m.visible(name)
+	n, err := m.visible(name)
+	if err != nil {
+		return err
+	}
 	switch {
 	case n == nil, n.layer > m.layer && n.dir:
 		return m.makeParents(name)
@@ -253,7 +271,10 @@ func (m *merger) makeParents(name string) error {
 
 // fileEntry merges anything but a directory.
 func (m *merger) fileEntry(name string, h *tar.Header, body io.Reader) error {
-	n := m.visible(name)
+	n, err := m.visible(name)
+	if err != nil {
+		return err
+	}
 	if n == nil {
 		return m.makeParents(name)
 	}
@@ -292,12 +313,20 @@ func (m *merger) write(name string, n *node, h *tar.Header, body io.Reader) erro
 		return err
 	}
 	n.file = &file{header: *c, at: at, body: Extent{m.w.Offset(), int64(c.Size)}}
+	if err := m.keepBytes(fileBytes+len(c.Name), name); err != nil {
+		return err
+	}
 	if c.Mode&cpio.ModeType == cpio.ModeSymlink {
 		n.file.target = h.Linkname
+		if err := m.keepBytes(len(h.Linkname), name); err != nil {
+			return err
+		}
 		_, err := io.WriteString(m.w, h.Linkname)
 		return err
 	}
-	m.keep(name, n.file)
+	if err := m.keep(name, n.file); err != nil {
+		return err
+	}
 	if c.Size == 0 {
 		return nil
 	}
@@ -308,10 +337,12 @@ func (m *merger) write(name string, n *node, h *tar.Header, body io.Reader) erro
 }
 
 // keep notes where a regular file is if the caller asked for it.
-func (m *merger) keep(name string, f *file) {
-	if f.header.Mode&cpio.ModeType == cpio.ModeRegular && m.opts.Keep != nil && m.opts.Keep(name) {
-		m.stats.Kept[name] = f.body
+func (m *merger) keep(name string, f *file) error {
+	if f.header.Mode&cpio.ModeType != cpio.ModeRegular || m.opts.Keep == nil || !m.opts.Keep(name) {
+		return nil
 	}
+	m.stats.Kept[name] = f.body
+	return m.keepBytes(keptBytes+len(name), name)
 }
 
 var errInitDir = fmt.Errorf("%w: %q is a directory, the first process needs this name", ErrHostile, rootinit.Path)

@@ -1,0 +1,73 @@
+package unpack
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/sealboot/sealboot/measure/heaptest"
+)
+
+// compressed is a layer as a hostile registry sends it.
+func compressed(t *testing.T, entries ...entry) Layer {
+	t.Helper()
+	l := layerOf(t, entries...)
+	var b bytes.Buffer
+	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(w, io.NewSectionReader(l.Blob, 0, l.Size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return blob(b.Bytes())
+}
+
+// nothing is an Output that keeps nothing.
+type nothing struct{}
+
+func (nothing) Write(p []byte) (int, error)            { return len(p), nil }
+func (nothing) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (nothing) Seek(int64, int) (int64, error)         { return 0, nil }
+func (nothing) Truncate(int64) error                   { return nil }
+
+// TestHeap: what is kept of the paths comes out of the budget that the archive has, whatever the layers are made of.
+// 194 KB of them made 12 GiB of tree.
+func TestHeap(t *testing.T) {
+	deep := func(n, depth int) string { return fmt.Sprintf("%x/", n) + strings.Repeat("d/", depth) }
+	each := func(n int, make func(int) entry) (list []entry) {
+		for i := range n {
+			list = append(list, make(i))
+		}
+		return list
+	}
+	const n = 2000
+	for name, entries := range map[string][]entry{
+		"whiteouts, deep":           each(n/5, func(i int) entry { return regular(deep(i, 1000)+".wh.x", "") }),
+		"whiteouts, as deep as can": each(n, func(i int) entry { return regular(deep(i, 120)+".wh.x", "") }),
+		"opaque folders":            each(n, func(i int) entry { return regular(deep(i, 120)+opaqueMarker, "") }),
+		"whiteouts":                 each(20*n, func(i int) entry { return regular(fmt.Sprintf(".wh.%x", i), "") }),
+		"folders":                   each(20*n, func(i int) entry { return dir(fmt.Sprintf("%x", i), 0o755) }),
+		"files, long names":         each(10*n, func(i int) entry { return regular(strings.Repeat(strings.Repeat("n", 200)+"/", 8)+fmt.Sprint(i), "") }),
+		"kernels":                   each(20*n, func(i int) entry { return regular(fmt.Sprintf("boot/vmlinuz-%x", i), "") }),
+		"links to nothing":          each(20*n, func(i int) entry { return link(fmt.Sprintf("%x", i), fmt.Sprintf("to/%x", i)) }),
+		"symbolic links":            each(2*n, func(i int) entry { return symlink(fmt.Sprintf("%x", i), strings.Repeat("t", 4000)) }),
+		"links to links":            append([]entry{regular("a", "")}, each(20*n, func(i int) entry { return link(fmt.Sprintf("%x", i+16), "a") })...),
+	} {
+		layer := compressed(t, entries...)
+		const budget = 8 << 20
+		heaptest.Bound{Fixed: 16<<20 + budget, PerByte: 4}.Peak(t, name, int(layer.Size), func() {
+			_, err := RAMRoot(context.Background(), nothing{}, []Layer{layer}, Options{MaxBytes: budget, Keep: func(string) bool { return true }})
+			if err == nil {
+				t.Logf("%s: taken", name)
+			}
+		})
+	}
+}

@@ -1,0 +1,139 @@
+// Package heaptest is for tests that bound what a parser does to the heap by the size of its input.
+//
+// A machine that boots has no swap, and the process that reads a hostile document is the one that must live on. So each
+// parser that unverified bytes can reach has a test with the worst documents somebody can make for it, and a [Bound].
+// A test that uses this must not run in parallel with others: the heap belongs to the whole program.
+package heaptest
+
+import (
+	"maps"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A Bound says how many bytes a parser may take for an input: some at any rate, and some for each byte of it.
+type Bound struct{ Fixed, PerByte uint64 }
+
+func (b Bound) of(size int) uint64 { return b.Fixed + b.PerByte*uint64(size) }
+
+// Total fails the test if f, which parses size bytes, allocates more than the bound. What was freed meanwhile counts
+// too, so the same input gives the same figure: this is the one to take where nothing is streamed.
+func (b Bound) Total(t testing.TB, name string, size int, f func()) {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	b.check(t, name, "allocated", size, after.TotalAlloc-before.TotalAlloc)
+}
+
+// Peak fails the test if the heap grows by more than the bound while f parses size bytes. It looks every millisecond,
+// with a collector that runs often. It can miss a peak and never makes one up.
+func (b Bound) Peak(t testing.TB, name string, size int, f func()) {
+	t.Helper()
+	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	runtime.GC()
+	before, peak := heap(), uint64(0)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for tick := time.NewTicker(time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				peak = max(peak, heap())
+			case <-stop:
+				tick.Stop()
+				return
+			}
+		}
+	}()
+	f()
+	peakAfter := heap()
+	close(stop)
+	<-stopped
+	peak = max(peak, peakAfter)
+	b.check(t, name, "held", size, peak-min(before, peak))
+}
+
+func (b Bound) check(t testing.TB, name, what string, size int, used uint64) {
+	t.Helper()
+	if used > b.of(size) {
+		t.Errorf("%s: %d KiB %s for an input of %d KiB, allowed are %d KiB", name, used>>10, what, size>>10, b.of(size)>>10)
+	}
+}
+
+// heap is how many bytes of the heap are in use, garbage that was not collected included.
+func heap() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+// items are what a hostile list is full of: little to write, much to keep.
+var items = map[string]string{
+	"objects":      `{}`,
+	"arrays":       `[]`,
+	"strings":      `""`,
+	"numbers":      `0`,
+	"nulls":        `null`,
+	"members":      `{"a":{},"b":[]}`,
+	"empty arrays": `[[],[],[]]`,
+}
+
+// JSON calls parse with documents of about size bytes and of less, each a value of one hostile kind in the place of the
+// one %s of form, and checks what it allocates in all. Parse may refuse them: of the smaller ones it takes some.
+func (b Bound) JSON(t testing.TB, form string, size int, parse func(raw []byte)) {
+	t.Helper()
+	for _, part := range []int{1, 8, 32, 128, 512} {
+		b.json(t, form, size/part, parse)
+	}
+}
+
+func (b Bound) json(t testing.TB, form string, size int, parse func(raw []byte)) {
+	t.Helper()
+	head, tail, ok := strings.Cut(form, "%s")
+	if !ok {
+		t.Fatalf("%s has no place for a value", form)
+	}
+	room := max(size-len(form), 16)
+	values := map[string]string{
+		"a long string":  `"` + strings.Repeat("x", room) + `"`,
+		"escapes":        `"` + strings.Repeat(`\n`, room/2) + `"`,
+		"a long number":  strings.Repeat("1", room),
+		"nested arrays":  strings.Repeat("[", room/2) + strings.Repeat("]", room/2),
+		"nested objects": strings.Repeat(`{"":`, room/5) + "0" + strings.Repeat("}", room/5),
+		"not closed":     strings.Repeat("[", room),
+		"members":        object(room),
+		"one name":       "{" + strings.TrimSuffix(strings.Repeat(`"a":{},`, room/7), ",") + "}",
+	}
+	for name, item := range items {
+		values["a list of "+name] = "[" + strings.TrimSuffix(strings.Repeat(item+",", room/(len(item)+1)), ",") + "]"
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		raw := []byte(head + values[name] + tail)
+		b.Total(t, name+" in "+form, len(raw), func() { parse(raw) })
+	}
+}
+
+// object has as many different members as fit.
+func object(size int) string {
+	var s strings.Builder
+	s.WriteString(`{"":0`)
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	for i := 0; s.Len() < size-12; i++ {
+		s.WriteString(`,"`)
+		for n := i; ; n /= len(digits) {
+			s.WriteByte(digits[n%len(digits)])
+			if n < len(digits) {
+				break
+			}
+		}
+		s.WriteString(`":0`)
+	}
+	return s.String() + "}"
+}
