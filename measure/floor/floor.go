@@ -6,7 +6,8 @@
 // before it measures an image: its only write authority is a policy on that PCR.
 // An operating system with all owner rights can undefine the index and define it
 // again, but it cannot write the new one, which therefore reads as uninitialised;
-// any other index in its place has another Name. Both are errors, never an empty
+// any other index in its place has another Name, or another authorization value,
+// which no Name covers but reading meets. All are errors, never an empty
 // floor. What an operating system can do is to deny service, until the floor is
 // repaired on the word of somebody who is trusted.
 package floor
@@ -31,7 +32,8 @@ var (
 	// ErrMissing means that there is no floor: the machine was never provisioned,
 	// or somebody undefined the index.
 	ErrMissing = errors.New("no rollback floor in the TPM")
-	// ErrRedefined means that the index is not the one that we define.
+	// ErrRedefined means that the index is not the one that we define, or that
+	// the TPM does not let us read it.
 	ErrRedefined = errors.New("rollback floor was redefined by somebody else")
 	// ErrUninitialised means that the index is ours but was never written:
 	// provisioning did not finish, or somebody defined it anew.
@@ -40,6 +42,10 @@ var (
 	ErrTorn = errors.New("rollback floor is damaged")
 	// ErrExists means that there is a floor already.
 	ErrExists = errors.New("there is a rollback floor already")
+	// ErrPermanent means that somebody put an index in the place of the floor that
+	// cannot be removed with the rights of the TPM's owner, nor with those that the
+	// firmware left to everybody.
+	ErrPermanent = errors.New("what is in place of the rollback floor cannot be removed")
 	// ErrClosed means that the floor cannot be changed any more in this boot: an
 	// image was measured, or the floor was locked.
 	ErrClosed = errors.New("rollback floor cannot be changed until the machine restarts")
@@ -107,20 +113,34 @@ func (s Store) repair(ctx context.Context, r Record) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	_, name, err := s.TPM.NVPublic(ctx, Index)
-	switch {
-	case errors.Is(err, tpm.ErrNoNV):
-		return s.provision(ctx, r)
-	case err != nil:
-		return err
-	}
-	if _, err := (tpm2.NVUndefineSpace{
-		AuthHandle: owner(),
-		NVIndex:    tpm2.NamedHandle{Handle: Index, Name: name},
-	}).Execute(s.TPM.With(ctx)); err != nil {
+	if err := s.remove(ctx); err != nil {
 		return fmt.Errorf("undefine NV index %#x: %w", Index, err)
 	}
 	return s.provision(ctx, r)
+}
+
+// remove undefines the index, if there is one.
+func (s Store) remove(ctx context.Context) error {
+	found, name, err := s.TPM.NVPublic(ctx, Index)
+	if errors.Is(err, tpm.ErrNoNV) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, tpm.ErrNVAlgorithm) {
+		return err
+	}
+	by := owner()
+	if found.Attributes.PlatformCreate {
+		// Firmware should have left nobody the platform's rights. Where it did, they remove what they have made.
+		by.Handle = tpm2.TPMRHPlatform
+	}
+	_, err = tpm2.NVUndefineSpace{
+		AuthHandle: by,
+		NVIndex:    tpm2.NamedHandle{Handle: Index, Name: name},
+	}.Execute(s.TPM.With(ctx))
+	if err != nil && found.Attributes.PlatformCreate {
+		return fmt.Errorf("%w: it was defined with the rights of the platform, which takes its firmware to remove: %w", ErrPermanent, err)
+	}
+	return err
 }
 
 // Read returns the floor. Its errors [ErrMissing], [ErrRedefined],
@@ -140,7 +160,7 @@ func (s Store) read(ctx context.Context) (r Record, slot int, sequence uint32, e
 	}
 	content, err := s.TPM.ReadNV(ctx, Index)
 	if err != nil {
-		return Record{}, 0, 0, err
+		return Record{}, 0, 0, refused(err)
 	}
 	return newest(content)
 }

@@ -54,6 +54,9 @@ func (s Store) check(ctx context.Context) (tpm2.TPM2BName, error) {
 	if errors.Is(err, tpm.ErrNoNV) {
 		return tpm2.TPM2BName{}, ErrMissing
 	}
+	if errors.Is(err, tpm.ErrNVAlgorithm) {
+		return tpm2.TPM2BName{}, fmt.Errorf("%w: %w", ErrRedefined, err)
+	}
 	if err != nil {
 		return tpm2.TPM2BName{}, err
 	}
@@ -133,6 +136,26 @@ func (s Store) writer(ctx context.Context) tpm2.Session {
 		_, err = statement.Execute(s.TPM.With(ctx))
 		return err
 	})
+}
+
+// refused adds [ErrRedefined] to the errors by which a TPM says that the index cannot be read as we have defined it: with
+// an authorization value, for instance, which its Name does not cover. Other codes are about the TPM (a failed
+// self-test, no memory, try again later), which no new floor would mend.
+func refused(err error) error {
+	code, ok := errors.AsType[tpm2.TPMRC](err)
+	if !ok {
+		return err
+	}
+	if _, aboutArgument := errors.AsType[tpm2.TPMFmt1Error](code); aboutArgument || slices.Contains(indexCodes, code) {
+		return fmt.Errorf("%w: %w", ErrRedefined, err)
+	}
+	return err
+}
+
+// indexCodes are the codes about an NV index among those that name no argument of the command.
+var indexCodes = []tpm2.TPMRC{
+	tpm2.TPMRCNVRange, tpm2.TPMRCNVSize, tpm2.TPMRCNVLocked, tpm2.TPMRCNVAuthorization, tpm2.TPMRCNVUninitialized,
+	tpm2.TPMRCAuthType, tpm2.TPMRCAuthUnavailable,
 }
 
 // closed adds [ErrClosed] to the errors by which a TPM says that a write comes too

@@ -18,6 +18,9 @@ const minNVBuffer = 512
 // ErrNoNV means that there is no such NV index, or that it was never written.
 var ErrNoNV = errors.New("NV index does not exist or was never written")
 
+// ErrNVAlgorithm means that an NV index has a Name by a digest algorithm that this package does not know.
+var ErrNVAlgorithm = errors.New("NV index is named by an unknown algorithm")
+
 // ReadNV returns the content of an ordinary NV index that can be read without a
 // secret, such as an EK certificate. It is no more trustworthy than the bus.
 func (t *TPM) ReadNV(ctx context.Context, index tpm2.TPMHandle) ([]byte, error) {
@@ -65,7 +68,8 @@ func (t *TPM) readNV(ctx context.Context, index tpm2.TPMHandle) ([]byte, error) 
 }
 
 // NVPublic returns the public area of an NV index and its Name, which is checked
-// to be the digest of that public area. It fails with [ErrNoNV] if there is none.
+// to be the digest of that public area. It fails with [ErrNoNV] if there is none. With [ErrNVAlgorithm] it returns both
+// as the TPM says them, unchecked: enough to remove the index.
 func (t *TPM) NVPublic(ctx context.Context, index tpm2.TPMHandle) (*tpm2.TPMSNVPublic, tpm2.TPM2BName, error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t.With(ctx))
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -77,6 +81,9 @@ func (t *TPM) NVPublic(ctx context.Context, index tpm2.TPMHandle) (*tpm2.TPMSNVP
 	pub, err := rsp.NVPublic.Contents()
 	if err != nil {
 		return nil, tpm2.TPM2BName{}, fmt.Errorf("%w: %w", errResponse, err)
+	}
+	if _, err := pub.NameAlg.Hash(); err != nil {
+		return pub, rsp.NVName, fmt.Errorf("%w: %#04x", ErrNVAlgorithm, uint16(pub.NameAlg))
 	}
 	name, err := tpm2.NVName(pub)
 	if err != nil {

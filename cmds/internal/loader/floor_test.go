@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/sealboot/sealboot/attest/agent"
 	"github.com/sealboot/sealboot/attest/store"
@@ -139,6 +140,39 @@ func TestFloorDestroyed(t *testing.T) {
 	w.refuses(floor.ErrRollback) // the image has no version, the order wants 3
 	w.repairFloor(0)
 	w.boots(event.FloorRepaired) // an order that was wrong can be taken back
+}
+
+// TestFloorBehindAPassword has somebody with a medium of his own define the floor anew, with an authorization value that
+// its Name does not cover, and write it as the loader would. That is no floor, and attestd's order repairs it.
+func TestFloorBehindAPassword(t *testing.T) {
+	w := newWorld(t)
+	public := w.undefine()
+	public.Attributes.Written, public.Attributes.WriteLocked = false, false
+	w.reset()
+	w.asOwner(func(ctx context.Context, t *tpm.TPM, owner tpm2.AuthHandle) error {
+		define := tpm2.NVDefineSpace{AuthHandle: owner, Auth: tpm2.TPM2BAuth{Buffer: []byte("secret")}, PublicInfo: tpm2.New2B(*public)}
+		if _, err := define.Execute(t.With(ctx)); err != nil {
+			return err
+		}
+		_, name, err := t.NVPublic(ctx, floor.Index)
+		if err != nil {
+			return err
+		}
+		policy := tpm2.Policy(tpm2.TPMAlgSHA256, 16, func(_ transport.TPM, s tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+			_, err := tpm2.PolicyPCR{PolicySession: s, Pcrs: tpm.Selection(tpm2.TPMAlgSHA256, event.PCRImage)}.Execute(t.With(ctx))
+			return err
+		})
+		_, err = tpm2.NVWrite{
+			AuthHandle: tpm2.AuthHandle{Handle: floor.Index, Name: name, Auth: policy},
+			NVIndex:    tpm2.NamedHandle{Handle: floor.Index, Name: name},
+			Data:       tpm2.TPM2BMaxNVBuffer{Buffer: make([]byte, public.DataSize)},
+		}.Execute(t.With(ctx))
+		return err
+	})
+	w.refuses(floor.ErrRedefined)
+	w.repairFloor(0)
+	w.boots(event.FloorRepaired)
+	w.boots(event.FloorNV)
 }
 
 // TestFloorTooHigh has somebody with a medium of his own, who can write the floor as the loader can, raise it above
