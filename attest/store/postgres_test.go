@@ -36,10 +36,7 @@ func postgres(t *testing.T) string {
 	t.Helper()
 	cluster.Do(func() { clusterAt = startCluster(t) })
 	if clusterAt == "" {
-		if os.Getenv("SEALBOOT_TEST_ALL") == "1" {
-			t.Fatal("PostgreSQL is not installed")
-		}
-		t.Skip("PostgreSQL is not installed")
+		skipWithoutPostgres(t)
 	}
 	name := fmt.Sprintf("t%d", databases.Add(1))
 	db, err := sql.Open("pgx", clusterURL("postgres"))
@@ -51,6 +48,14 @@ func postgres(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return clusterURL(name)
+}
+
+func skipWithoutPostgres(t *testing.T) {
+	t.Helper()
+	if os.Getenv("SEALBOOT_TEST_ALL") == "1" {
+		t.Fatal("PostgreSQL is not installed")
+	}
+	t.Skip("PostgreSQL is not installed")
 }
 
 func clusterURL(db string) string {
@@ -68,16 +73,34 @@ func findBinary(name string) string {
 	return found[len(found)-1]
 }
 
-// startCluster runs initdb and postgres, as user "nobody" when the test runs as root, which PostgreSQL
-// refuses to.
+// startCluster runs the PostgreSQL that most tests share.
 func startCluster(t *testing.T) string {
+	dir, stop := runPostgres(t, nil, "-c", "listen_addresses=")
+	if dir != "" {
+		clusterAt, clusterUp = dir, stop
+		waitFor(t, clusterURL("postgres"))
+	}
+	return dir
+}
+
+// runPostgres runs initdb and postgres with these files beside its sockets, as user "nobody" when the test runs as
+// root, which PostgreSQL refuses to. It returns the directory, or "" when there is no PostgreSQL.
+func runPostgres(t *testing.T, files map[string][]byte, options ...string) (dir string, stop func()) {
+	t.Helper()
 	initdb, server := findBinary("initdb"), findBinary("postgres")
 	if initdb == "" || server == "" {
-		return ""
+		return "", nil
 	}
 	dir, err := os.MkdirTemp("", "sealboot-pg")
 	if err != nil {
 		t.Fatal(err)
+	}
+	names := []string{dir}
+	for name, data := range files {
+		names = append(names, filepath.Join(dir, name))
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() == 0 {
@@ -87,8 +110,10 @@ func startCluster(t *testing.T) string {
 		}
 		uid, _ := strconv.Atoi(nobody.Uid)
 		gid, _ := strconv.Atoi(nobody.Gid)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
+		for _, name := range names {
+			if err := os.Chown(name, uid, gid); err != nil {
+				t.Fatal(err)
+			}
 		}
 		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
@@ -101,25 +126,23 @@ func startCluster(t *testing.T) string {
 	if out, err := command(initdb, "-D", data, "-U", "sealboot", "-A", "trust", "-N").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	pg := command(server, "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=200")
+	pg := command(server, append([]string{"-D", data, "-k", dir, "-c", "max_connections=200"}, options...)...)
 	if err := pg.Start(); err != nil {
 		t.Fatal(err)
 	}
-	clusterUp = func() {
+	return dir, func() {
 		_ = pg.Process.Signal(syscall.SIGINT)
 		_ = pg.Wait()
 		os.RemoveAll(dir)
 	}
-	clusterAt = dir
-	waitFor(t)
-	return dir
 }
 
-func waitFor(t *testing.T) {
+func waitFor(t *testing.T, url string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		db, err := sql.Open("pgx", clusterURL("postgres"))
+		db, err := sql.Open("pgx", url)
 		if err == nil {
 			err = db.PingContext(ctx)
 			db.Close()

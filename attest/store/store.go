@@ -24,8 +24,7 @@ import (
 	"strings"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // driver "pgx"
-	"modernc.org/sqlite"               // and the driver "sqlite"
+	"modernc.org/sqlite" // and its driver
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -45,7 +44,8 @@ var (
 
 // Config tells where the data is and how this process signs its audit log.
 type Config struct {
-	// DSN is a file path (SQLite) or a postgres:// URL.
+	// DSN is a file path (SQLite) or a postgres:// URL, whose server must be this machine or show a certificate that
+	// is checked ([ErrLink]).
 	DSN string
 	// Replica names this server's audit chain. Processes that share a chain must share a store.
 	Replica string
@@ -75,14 +75,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	driver, dsn := "pgx", c.DSN
-	if !isPostgres(c.DSN) {
-		if err := createPrivate(c.DSN); err != nil {
-			return nil, err
-		}
-		driver, dsn = "sqlite", sqliteDSN(c.DSN)
+	driver, open := driverSQLite, openSQLite
+	if isPostgres(c.DSN) {
+		driver, open = "postgres", openPostgres
 	}
-	db, err := sql.Open(driver, dsn)
+	db, err := open(c.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("open store (%s): %w", driver, err)
 	}
@@ -103,6 +100,15 @@ func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
 
 func isPostgres(dsn string) bool {
 	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
+}
+
+const driverSQLite = "sqlite"
+
+func openSQLite(path string) (*sql.DB, error) {
+	if err := createPrivate(path); err != nil {
+		return nil, err
+	}
+	return sql.Open(driverSQLite, sqliteDSN(path))
 }
 
 // busyTimeout is how long one program waits for another that writes.
@@ -175,7 +181,7 @@ const schemaVersion = 1
 
 // prepare gives a new database its journal, if it has one, and its tables.
 func (s *Store) prepare(ctx context.Context, driver string) error {
-	if driver == "sqlite" {
+	if driver == driverSQLite {
 		if err := s.useWAL(ctx); err != nil {
 			return err
 		}

@@ -93,7 +93,7 @@ site. Back it up as it is, kek.key apart from the rest.`,
 	f.StringVar(&set.Name, "name", "", "name of the site, 1 to 63 of a-z 0-9 . -")
 	f.StringVar(&set.URL, "url", "", "how devices reach attestd, https://HOST[:PORT]")
 	f.StringVar(&set.Replica, "replica", "a", "name of this server's audit chain")
-	f.StringVar(&set.Store, "store", "", "postgres:// URL or file of a store shared with other servers (default: a file in the directory)")
+	f.StringVar(&set.Store, "store", "", "postgres:// URL (sslmode=verify-full, unless on this machine) or file of a store shared with other servers (default: a file in the directory)")
 	f.StringVar(&roots, "ek-roots", "", "PEM file with the CA certificates of TPM makers")
 	f.BoolVar(&byHash, "ek-hash-only", false, "trust no maker; an operator vouches for each TPM by its hash")
 	require(cmd, "dir", "name", "url")

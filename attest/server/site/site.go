@@ -53,7 +53,7 @@ type Settings struct {
 	URL         string `json:"url"`             // https://host:port, as devices reach it
 	Endorsement string `json:"endorsement"`     // EndorsedByCertificate or EndorsedByHash
 	Replica     string `json:"replica"`         // this server's audit chain
-	Store       string `json:"store,omitempty"` // postgres:// URL or file; empty means attestd.db beside this one
+	Store       string `json:"store,omitempty"` // postgres:// URL, see [store.CheckDSN], or file; empty means attestd.db beside this one
 }
 
 // Site is an opened directory. It holds secrets: it is not printed.
@@ -133,6 +133,9 @@ func Init(dir string, set Settings, roots []byte, now func() time.Time) error {
 	}
 	if _, err := parseRoots(set.Endorsement, roots); err != nil {
 		return err
+	}
+	if err := store.CheckDSN(set.Store); err != nil {
+		return fmt.Errorf("create site: %w", err)
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return fmt.Errorf("create site: %s is not empty: choose another directory: %w", dir, fs.ErrExist)

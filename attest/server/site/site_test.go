@@ -77,6 +77,7 @@ func TestInitRefuses(t *testing.T) {
 		"path":        func(s *Settings) { s.URL = "https://x/y" },
 		"endorsement": func(s *Settings) { s.Endorsement = "" },
 		"no anchors":  func(s *Settings) { s.Endorsement = EndorsedByCertificate },
+		"open link":   func(s *Settings) { s.Store = "postgres://attestd@db.example/attestd" },
 	} {
 		set := good
 		change(&set)
