@@ -76,78 +76,104 @@ func createPrimary(ctx context.Context, t *tpm.TPM, hierarchy tpm2.TPMHandle, te
 	return newKey(t, rsp.ObjectHandle, public, true)
 }
 
-// findEK finds the endorsement key: the first kind, in the order of preference, that has a certificate; else the
-// first that the TPM can make. The certificate must be for the key: an EK that attestd cannot know is of no use.
+// findEK finds the endorsement key: the first kind, in the order of preference, that has its maker's certificate; else
+// the first that the TPM can make. The certificate must be for the key: an EK that attestd cannot know is of no use.
+//
+// What decides is nothing that an OS with owner rights can leave behind. It can put any key of an EK's template at the
+// persistent handles, since the template leaves part of what a key is made from open, and certificates of its own into
+// NV. Either would give the machine another identity from then on.
 func findEK(ctx context.Context, t *tpm.TPM) (*key, error) {
 	var problems error
-	for _, kind := range keys.EKs() {
-		cert, err := t.ReadNV(ctx, kind.CertIndex)
-		if errors.Is(err, tpm.ErrNoNV) {
-			continue
-		}
-		if err == nil {
-			var ek *key
-			if ek, err = certifiedEK(ctx, t, &kind, cert); err == nil {
+	for _, find := range []func(context.Context, *tpm.TPM, *keys.EK) (*key, error){certifiedEK, createdEK} {
+		for _, kind := range keys.EKs() {
+			ek, err := find(ctx, t, &kind)
+			if err == nil {
 				return ek, nil
 			}
-		}
-		problems = errors.Join(problems, fmt.Errorf("%s EK: %w", kind.Name, err))
-		if ctx.Err() != nil {
-			return nil, problems
-		}
-	}
-	for _, kind := range keys.EKs() {
-		ek, err := anyEK(ctx, t, &kind, nil)
-		if err == nil {
-			return ek, nil
-		}
-		problems = errors.Join(problems, fmt.Errorf("%s EK: %w", kind.Name, err))
-		if ctx.Err() != nil {
-			break
+			if !errors.Is(err, tpm.ErrNoNV) {
+				problems = errors.Join(problems, fmt.Errorf("%s EK: %w", kind.Name, err))
+			}
+			if ctx.Err() != nil {
+				return nil, problems
+			}
 		}
 	}
 	return nil, problems
 }
 
-func certifiedEK(ctx context.Context, t *tpm.TPM, kind *keys.EK, cert []byte) (*key, error) {
-	want, err := certifiedKey(cert)
-	if err != nil {
-		return nil, fmt.Errorf("certificate at %#x: %w", uint32(kind.CertIndex), err)
-	}
-	ek, err := anyEK(ctx, t, kind, want)
+// certifiedEK finds the key of that kind that the TPM's maker has certified: at its persistent handle, or made anew,
+// which on a real TPM can take tens of seconds for RSA. It fails with [tpm.ErrNoNV] if there is no such certificate.
+func certifiedEK(ctx context.Context, t *tpm.TPM, kind *keys.EK) (*key, error) {
+	cert, err := certificate(ctx, t, kind)
 	if err != nil {
 		return nil, err
 	}
-	ek.cert = cert
-	return ek, nil
-}
-
-// anyEK takes a persistent key of that kind, or makes it, which on a real TPM can take tens of seconds for RSA.
-func anyEK(ctx context.Context, t *tpm.TPM, kind *keys.EK, want publicKey) (*key, error) {
+	if !cert.maker {
+		return nil, tpm.ErrNoNV
+	}
 	if rsp, err := (tpm2.ReadPublic{ObjectHandle: kind.Handle}).Execute(t.With(ctx)); err == nil {
 		public, err := rsp.OutPublic.Contents()
-		if err == nil && keys.Matches(public, &kind.Template) && isKey(public, want) {
-			return newKey(t, kind.Handle, public, false)
+		if err == nil && keys.Matches(public, &kind.Template) && isKey(public, cert.key) {
+			ek, err := newKey(t, kind.Handle, public, false)
+			if err == nil {
+				ek.cert = cert.raw
+			}
+			return ek, err
 		}
 	}
 	ek, err := createPrimary(ctx, t, tpm2.TPMRHEndorsement, &kind.Template)
 	if err != nil {
 		return nil, err
 	}
-	if !isKey(ek.public, want) {
+	if !isKey(ek.public, cert.key) {
 		ek.flush()
 		return nil, fmt.Errorf("%w: its certificate is for another key; was the TPM replaced or its endorsement seed changed?", ErrTPM)
 	}
+	ek.cert = cert.raw
 	return ek, nil
+}
+
+// createdEK makes the key of that kind, whatever is at its persistent handle. A certificate that an owner has written
+// goes with it if it is for this key: attestd may trust who issued it.
+func createdEK(ctx context.Context, t *tpm.TPM, kind *keys.EK) (*key, error) {
+	ek, err := createPrimary(ctx, t, tpm2.TPMRHEndorsement, &kind.Template)
+	if err != nil {
+		return nil, err
+	}
+	if cert, err := certificate(ctx, t, kind); err == nil && isKey(ek.public, cert.key) {
+		ek.cert = cert.raw
+	}
+	return ek, nil
+}
+
+// ekCertificate is what lies in NV as the certificate of an EK.
+type ekCertificate struct {
+	raw   []byte
+	key   publicKey
+	maker bool // only the platform can have put it there: no owner, no OS
+}
+
+func certificate(ctx context.Context, t *tpm.TPM, kind *keys.EK) (*ekCertificate, error) {
+	index, _, err := t.NVPublic(ctx, kind.CertIndex)
+	if err != nil {
+		return nil, fmt.Errorf("read NV index %#x: %w", uint32(kind.CertIndex), err)
+	}
+	raw, err := t.ReadNV(ctx, kind.CertIndex)
+	if err != nil {
+		return nil, err
+	}
+	key, err := certifiedKey(raw)
+	if err != nil {
+		return nil, fmt.Errorf("certificate at %#x: %w", uint32(kind.CertIndex), err)
+	}
+	a := index.Attributes
+	return &ekCertificate{raw: raw, key: key, maker: a.PlatformCreate && !a.OwnerWrite && !a.AuthWrite && !a.PolicyWrite}, nil
 }
 
 // publicKey is what the standard library's public keys have in common.
 type publicKey interface{ Equal(crypto.PublicKey) bool }
 
 func isKey(public *tpm2.TPMTPublic, want publicKey) bool {
-	if want == nil {
-		return true
-	}
 	got, err := tpm2.Pub(*public)
 	return err == nil && want.Equal(got)
 }
@@ -182,7 +208,10 @@ func (c *Client) EKs(ctx context.Context) ([]string, error) {
 	first.flush()
 	ids := []string{wire.KeyID(first.raw)}
 	for _, kind := range keys.EKs() {
-		ek, err := anyEK(ctx, c.TPM, &kind, nil)
+		ek, err := certifiedEK(ctx, c.TPM, &kind)
+		if err != nil {
+			ek, err = createdEK(ctx, c.TPM, &kind)
+		}
 		if err != nil {
 			continue // a kind that this TPM cannot make
 		}
