@@ -140,7 +140,7 @@ func TestParseKeyRefuses(t *testing.T) {
 	}
 	for want, b := range map[string][]byte{
 		"PEM type":         block("CERTIFICATE", good),
-		"ECDSA P-384":      pkix(t, &ecdsaKey(t, elliptic.P384()).PublicKey),
+		"ECDSA P-224":      pkix(t, &ecdsaKey(t, elliptic.P224()).PublicKey),
 		"RSA of 1024 bits": pkix(t, &small.PublicKey),
 		"ecdh.PublicKey":   pkix(t, exchange.PublicKey()),
 		"asn1":             good[1:],

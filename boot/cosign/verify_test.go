@@ -46,7 +46,7 @@ func keys(t testing.TB, names ...string) (ks []cosign.Key) {
 
 // TestVerify has every signature of testdata checked by every key.
 func TestVerify(t *testing.T) {
-	names := []string{"ecdsa", "ed25519", "rsa", "other"}
+	names := []string{"ecdsa", "ed25519", "ed25519ph", "p384", "p521", "rsa", "other"}
 	payload, img := file(t, "payload.json"), image(t)
 	for _, by := range names {
 		for _, with := range names {
@@ -59,6 +59,19 @@ func TestVerify(t *testing.T) {
 			if ok := err == nil && len(found) == 1; ok != (by == with) {
 				t.Errorf("bundle by %s, checked with %s: %v", by, with, err)
 			}
+		}
+	}
+}
+
+// TestOlderHash: cosign before version 3 hashed with SHA-256 whatever the curve.
+func TestOlderHash(t *testing.T) {
+	for _, name := range []string{"p384", "p521"} {
+		sig := string(file(t, name+"-sha256.sig"))
+		if _, err := cosign.VerifySimple(file(t, "payload.json"), sig, image(t), keys(t, name)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := cosign.VerifySimple(file(t, "payload.json"), sig, image(t), keys(t, "ecdsa")); !errors.Is(err, cosign.ErrSignature) {
+			t.Errorf("%s, checked with another key: %v", name, err)
 		}
 	}
 }

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -106,11 +106,16 @@ func openBox(b, password []byte) ([]byte, error) {
 func (s *Signer) KeyID() string { return s.public.ID() }
 
 func (s *Signer) sign(message []byte) ([]byte, error) {
-	if _, ok := s.key.Public().(ed25519.PublicKey); ok {
+	hash := crypto.SHA256
+	switch pub := s.key.Public().(type) {
+	case ed25519.PublicKey:
 		return s.key.Sign(rand.Reader, message, crypto.Hash(0))
+	case *ecdsa.PublicKey:
+		hash = cosign.HashOf(pub.Curve)
 	}
-	sum := sha256.Sum256(message)
-	return s.key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	h := hash.New()
+	h.Write(message)
+	return s.key.Sign(rand.Reader, h.Sum(nil), hash)
 }
 
 // SignClassic adds a signature in cosign's classic form. reference is the

@@ -1,0 +1,1 @@
+UdmZbt1U+jJ4X0pTcCEON4NAZiUTNye7gaml8yAB5aQweDIHq9sOhQRs8JwJ+2pwbHU67xeFh7snUiP/2l9ICg==

@@ -1,0 +1,1 @@
+MGUCMQC7vBbjqaeo4TyRdxm8sB0ofXz1Ioq/YGLI9TCAofob52xsBbP4dFxoarnyGnuHB+ACMAlXd9pRCrB2R382sptATb+pO/gwwgFer3A2UpnaEQYCE+bqNXwJq5K/AHdk2j2HJg==
