@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -61,6 +63,96 @@ func (h *hostile) refer(layers ...ocispec.Descriptor) ocispec.Descriptor {
 	return d
 }
 
+// spaced returns the same JSON in n bytes more.
+func spaced(b []byte, n int) []byte { return slices.Concat(b, bytes.Repeat([]byte(" "), n)) }
+
+// TestAttestationsHideNothing: attestations have the artifact type of signatures,
+// and there can be far more of them.
+func TestAttestationsHideNothing(t *testing.T) {
+	says := func(d *ocispec.Descriptor, predicate string) {
+		d.Annotations = map[string]string{cosign.PredicateAnnotation: predicate}
+	}
+	for name, tt := range map[string]struct {
+		attestations int
+		annotate     bool
+		requests     int // at most, to find the signature behind all of them
+	}{
+		"many":                           {1000, true, 4},
+		"a registry without annotations": {400, false, 805},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &hostile{files: map[string][]byte{}}
+			for i := range tt.attestations {
+				h.refer(h.blob(cosign.BundleType, spaced(file(t, "attestation.bundle.json"), i)))
+				if tt.annotate {
+					says(&h.referrers[i], "https://spdx.dev/Document")
+				}
+			}
+			h.refer(h.blob(cosign.BundleType, file(t, "ecdsa.bundle.json")))
+			if tt.annotate {
+				says(&h.referrers[tt.attestations], cosign.PredicateType)
+			}
+			var requests atomic.Int32
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				h.ServeHTTP(w, r)
+			}))
+			defer s.Close()
+			r, err := oci.NewRemote(strings.TrimPrefix(s.URL, "http://")+"/os:v1", oci.Connection{PlainHTTP: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: image(t), Size: 100}
+			if _, err := (cosign.Policy{Keys: keys(t, "ecdsa")}).Admit(t.Context(), r, desc); err != nil {
+				t.Error(err)
+			}
+			if n := int(requests.Load()); n > tt.requests {
+				t.Errorf("%d requests, want %d at most", n, tt.requests)
+			}
+		})
+	}
+}
+
+// TestPagesHideNothing: a list comes in pages, and what is on one of them counts
+// whatever becomes of the next.
+func TestPagesHideNothing(t *testing.T) {
+	h := &hostile{files: map[string][]byte{}}
+	h.refer(h.blob(cosign.BundleType, file(t, "ecdsa.bundle.json")))
+	const again = `{"schemaVersion":2,"manifests":[]}`
+	for name, second := range map[string]string{
+		"is broken":            `{"schemaVersion":2,"manifests":[{"digest":"x"}]}`,
+		"has too many entries": `{"schemaVersion":2,"manifests":[` + strings.Repeat("{},", 1<<17) + `{}]}`,
+		"never ends":           `{"schemaVersion":2,"manifests":[` + strings.Repeat(" ", 5<<20),
+		"leads to itself":      again,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !strings.Contains(r.URL.Path, "/referrers/") || r.URL.Query().Get("page") == "" {
+					w.Header().Set("Link", `<`+r.URL.Path+`?page=2>; rel="next"`)
+					h.ServeHTTP(w, r)
+					return
+				}
+				w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+				if second == again {
+					w.Header().Set("Link", `<`+r.URL.Path+`?page=2>; rel="next"`)
+				}
+				_, _ = w.Write([]byte(second))
+			}))
+			defer s.Close()
+			r, err := oci.NewRemote(strings.TrimPrefix(s.URL, "http://")+"/os:v1", oci.Connection{PlainHTTP: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: image(t), Size: 100}
+			if _, err := (cosign.Policy{Keys: keys(t, "ecdsa")}).Admit(t.Context(), r, desc); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestHostile: what a hostile registry serves is refused with the reason, after
 // a bounded number of bytes, and what it serves beside that still counts.
 func TestHostile(t *testing.T) {
@@ -107,12 +199,17 @@ func TestHostile(t *testing.T) {
 		}, "not found"},
 		{"two bundles in one", func(h *hostile) { d := h.blob(cosign.BundleType, good); h.refer(d, d) }, "does not hold one bundle"},
 		{"more than are looked at", func(h *hostile) {
-			junk := h.blob(cosign.BundleType, []byte("{}"))
-			for range 64 {
-				h.refer(junk)
+			for i := range 64 {
+				h.refer(h.blob(cosign.BundleType, spaced(file(t, "other.bundle.json"), i)))
 			}
 			h.refer(h.blob(cosign.BundleType, good))
-		}, "only the first 64 of 65"},
+		}, "only 64 signatures were verified"},
+		{"more than is read", func(h *hostile) {
+			for i := range 9 {
+				h.refer(h.blob(cosign.BundleType, spaced([]byte("{}"), 1000_000+i)))
+			}
+			h.refer(h.blob(cosign.BundleType, good))
+		}, "the search ended early: after 18 requests"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -134,7 +231,7 @@ func TestHostile(t *testing.T) {
 			if proxy.Sent() > 16<<20 {
 				t.Errorf("%d bytes were taken", proxy.Sent())
 			}
-			if tt.name == "more than are looked at" {
+			if strings.HasPrefix(tt.name, "more than") {
 				return
 			}
 			h.refer(h.blob(cosign.BundleType, append(good, '\n')))

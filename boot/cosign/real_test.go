@@ -50,3 +50,25 @@ func TestCosignsOwn(t *testing.T) {
 		})
 	}
 }
+
+// TestReferrerWithClassicSignatures: in its OCI 1.1 mode, cosign makes a referrer
+// of what is otherwise tagged.
+func TestReferrerWithClassicSignatures(t *testing.T) {
+	img := digest.FromBytes(file(t, "cosign/image.json"))
+	r := &repo{manifests: map[string][]byte{}, blobs: map[digest.Digest][]byte{}}
+	l := r.layer(cosign.SimpleSigningType, file(t, "cosign/first.payload.json"),
+		map[string]string{cosign.SignatureAnnotation: strings.TrimSpace(string(file(t, "cosign/first.sig")))})
+	r.put("", l)
+	p := cosign.Policy{Keys: keys(t, "cosign/first")}
+	if _, err := p.Admit(t.Context(), r, ocispec.Descriptor{Digest: img}); !errors.Is(err, oci.ErrNotAdmitted) {
+		t.Errorf("as a referrer of another type: %v", err)
+	}
+	r.referrers[0].ArtifactType = cosign.ClassicType
+	if _, err := p.Admit(t.Context(), r, ocispec.Descriptor{Digest: img}); err != nil {
+		t.Error(err)
+	}
+	p.Keys = keys(t, "cosign/second")
+	if _, err := p.Admit(t.Context(), r, ocispec.Descriptor{Digest: img}); !errors.Is(err, oci.ErrNotAdmitted) {
+		t.Errorf("by another key: %v", err)
+	}
+}

@@ -113,7 +113,7 @@ func TestBundleRefused(t *testing.T) {
 	} {
 		f := good()
 		change(&f)
-		found, err := cosign.VerifyBundle(f.bundle(t, key), image(t), []cosign.Key{pinned})
+		found, err := cosign.VerifyBundle(f.bundle(t, key), cosign.Demand{Image: image(t)}, []cosign.Key{pinned})
 		if want == "" {
 			if err != nil || len(found) != 1 {
 				t.Errorf("a good bundle: %v, %v", found, err)

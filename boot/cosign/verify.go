@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -21,7 +22,13 @@ const (
 	BundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	// PredicateType is that of a statement which signs an image; other
 	// statements about it, a list of its parts say, admit nothing.
-	PredicateType = "https://sigstore.dev/cosign/sign/v1"
+	// PredicateAnnotation is where a referrer says what is in it.
+	PredicateType       = "https://sigstore.dev/cosign/sign/v1"
+	PredicateAnnotation = "dev.sigstore.bundle.predicateType"
+
+	// ClassicType is the artifact type of a referrer with classic signatures,
+	// which cosign makes instead of a tag in its OCI 1.1 mode.
+	ClassicType = "application/vnd.dev.cosign.artifact.sig.v1+json"
 
 	payloadType   = "application/vnd.in-toto+json"
 	simpleType    = "cosign container image signature"
@@ -35,8 +42,17 @@ const maxSignatures = 16 // in one envelope
 // by one of the keys.
 var ErrSignature = errors.New("no valid signature")
 
-// VerifySimple returns the key that signed a classic payload about image.
-func VerifySimple(payload []byte, signature string, image digest.Digest, keys []Key) (Key, error) {
+// Demand is what a signature has to say, beside being by a key.
+type Demand struct {
+	Image digest.Digest
+	// Identity is the repository that the signer named, as "registry/name";
+	// empty if that does not matter.
+	Identity string
+}
+
+// VerifySimple returns the key that signed a classic payload that says what is
+// demanded.
+func VerifySimple(payload []byte, signature string, want Demand, keys []Key) (Key, error) {
 	sig, err := base64.StdEncoding.DecodeString(signature)
 	if err != nil {
 		return Key{}, fmt.Errorf("%w: the annotation is not base64", ErrSignature)
@@ -47,7 +63,10 @@ func VerifySimple(payload []byte, signature string, image digest.Digest, keys []
 	}
 	var p struct {
 		Critical struct {
-			Type  string `json:"type"`
+			Type     string `json:"type"`
+			Identity struct {
+				Reference string `json:"docker-reference"`
+			} `json:"identity"`
 			Image struct {
 				Digest string `json:"docker-manifest-digest"`
 			} `json:"image"`
@@ -56,15 +75,41 @@ func VerifySimple(payload []byte, signature string, image digest.Digest, keys []
 	if err := json.Unmarshal(payload, &p); err != nil {
 		return Key{}, fmt.Errorf("%w: payload: %w", ErrSignature, err)
 	}
-	if p.Critical.Type != simpleType || p.Critical.Image.Digest != image.String() {
-		return Key{}, fmt.Errorf("%w: it is a %q of %q", ErrSignature, p.Critical.Type, p.Critical.Image.Digest)
+	if p.Critical.Type != simpleType || p.Critical.Image.Digest != want.Image.String() {
+		return Key{}, fmt.Errorf("%w: it is a %.80q of %.80q", ErrSignature, p.Critical.Type, p.Critical.Image.Digest)
 	}
-	return key, nil
+	return key, want.named(p.Critical.Identity.Reference)
+}
+
+// named checks the name that a signer gave to the image. A tag or digest behind
+// it does not matter: the demand is a repository.
+func (d Demand) named(reference string) error {
+	if d.Identity == "" || Repository(reference) == d.Identity {
+		return nil
+	}
+	return fmt.Errorf("%w: it names the image %.80q, and %q is demanded", ErrSignature, reference, d.Identity)
+}
+
+// Repository cuts tag and digest off a reference.
+func Repository(reference string) string {
+	name, _, _ := strings.Cut(reference, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name = name[:i]
+	}
+	return name
 }
 
 // VerifyBundle returns the keys that signed the statement in a bundle, if that
-// is about image. Hints in the bundle as to which key it was are not used.
-func VerifyBundle(bundle []byte, image digest.Digest, keys []Key) ([]Key, error) {
+// says what is demanded. Hints in the bundle as to which key it was are not used.
+func VerifyBundle(bundle []byte, want Demand, keys []Key) ([]Key, error) {
+	e, err := parseBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return e.verify(want, keys)
+}
+
+func parseBundle(bundle []byte) (*envelope, error) {
 	var b struct {
 		MediaType string    `json:"mediaType"`
 		Envelope  *envelope `json:"dsseEnvelope"`
@@ -73,25 +118,15 @@ func VerifyBundle(bundle []byte, image digest.Digest, keys []Key) ([]Key, error)
 		return nil, fmt.Errorf("%w: bundle: %w", ErrSignature, err)
 	}
 	if b.MediaType != BundleType || b.Envelope == nil {
-		return nil, fmt.Errorf("%w: the bundle is a %q without DSSE envelope", ErrSignature, b.MediaType)
+		return nil, fmt.Errorf("%w: the bundle is a %.80q without DSSE envelope", ErrSignature, b.MediaType)
 	}
 	if b.Envelope.PayloadType != payloadType {
-		return nil, fmt.Errorf("%w: payload type %q", ErrSignature, b.Envelope.PayloadType)
+		return nil, fmt.Errorf("%w: payload type %.80q", ErrSignature, b.Envelope.PayloadType)
 	}
 	if len(b.Envelope.Signatures) > maxSignatures {
 		return nil, fmt.Errorf("%w: %d signatures in one envelope", ErrSignature, len(b.Envelope.Signatures))
 	}
-	var found []Key
-	for _, s := range b.Envelope.Signatures {
-		key, err := signer(PAE(b.Envelope.PayloadType, b.Envelope.Payload), s.Sig, keys)
-		if err == nil && !slices.ContainsFunc(found, func(k Key) bool { return k.id == key.id }) {
-			found = append(found, key)
-		}
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: none by a pinned key", ErrSignature)
-	}
-	return found, checkStatement(b.Envelope.Payload, image)
+	return b.Envelope, nil
 }
 
 // envelope is a DSSE envelope; encoding/json decodes the base64.
@@ -103,36 +138,71 @@ type envelope struct {
 	} `json:"signatures"`
 }
 
+func (e *envelope) verify(want Demand, keys []Key) ([]Key, error) {
+	var found []Key
+	for _, s := range e.Signatures {
+		key, err := signer(PAE(e.PayloadType, e.Payload), s.Sig, keys)
+		if err == nil && !slices.ContainsFunc(found, func(k Key) bool { return k.id == key.id }) {
+			found = append(found, key)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%w: none by a pinned key", ErrSignature)
+	}
+	st, err := e.statement()
+	if err != nil {
+		return nil, err
+	}
+	return found, st.check(want)
+}
+
+// statement is an in-toto statement.
+type statement struct {
+	Type    string `json:"_type"`
+	Subject []struct {
+		Name   string            `json:"name"`
+		Digest map[string]string `json:"digest"`
+	} `json:"subject"`
+	PredicateType string `json:"predicateType"`
+}
+
+func (e *envelope) statement() (*statement, error) {
+	st := new(statement)
+	if err := json.Unmarshal(e.Payload, st); err != nil {
+		return nil, fmt.Errorf("%w: statement: %w", ErrSignature, err)
+	}
+	return st, nil
+}
+
+// signs checks that a statement is one that signs something.
+func (st *statement) signs() error {
+	if st.Type != statementType && st.Type != statementOld || st.PredicateType != PredicateType {
+		return fmt.Errorf("%w: the statement is a %.80q with a %.80q", ErrSignature, st.Type, st.PredicateType)
+	}
+	return nil
+}
+
+// check checks that a signed statement says what is demanded.
+func (st *statement) check(want Demand) error {
+	if err := st.signs(); err != nil {
+		return err
+	}
+	alg := want.Image.Algorithm()
+	err := fmt.Errorf("%w: the statement is about nothing", ErrSignature)
+	for _, s := range st.Subject {
+		if hash := s.Digest[string(alg)]; hash != want.Image.Encoded() {
+			err = fmt.Errorf("%w: the statement is about %s:%.64s", ErrSignature, alg, hash)
+		} else if err = want.named(s.Name); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // PAE is DSSE's pre-authentication encoding, the message that is signed.
 func PAE(payloadType string, payload []byte) []byte {
 	head := fmt.Sprintf("DSSEv1 %d %s %d ", len(payloadType), payloadType, len(payload))
 	return append([]byte(head), payload...)
-}
-
-// checkStatement checks that a signed in-toto statement signs image.
-func checkStatement(payload []byte, image digest.Digest) error {
-	var st struct {
-		Type    string `json:"_type"`
-		Subject []struct {
-			Digest map[string]string `json:"digest"`
-		} `json:"subject"`
-		PredicateType string `json:"predicateType"`
-	}
-	if err := json.Unmarshal(payload, &st); err != nil {
-		return fmt.Errorf("%w: statement: %w", ErrSignature, err)
-	}
-	if st.Type != statementType && st.Type != statementOld || st.PredicateType != PredicateType {
-		return fmt.Errorf("%w: the statement is a %q with a %q", ErrSignature, st.Type, st.PredicateType)
-	}
-	about := "nothing"
-	for _, s := range st.Subject {
-		hash := s.Digest[string(image.Algorithm())]
-		if hash == image.Encoded() {
-			return nil
-		}
-		about = fmt.Sprintf("%s:%.64s", image.Algorithm(), hash)
-	}
-	return fmt.Errorf("%w: the statement is about %s", ErrSignature, about)
 }
 
 func signer(message, sig []byte, keys []Key) (Key, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,11 +52,11 @@ func TestVerify(t *testing.T) {
 	for _, by := range names {
 		for _, with := range names {
 			k := keys(t, with)
-			got, err := cosign.VerifySimple(payload, string(file(t, by+".sig")), img, k)
+			got, err := cosign.VerifySimple(payload, string(file(t, by+".sig")), cosign.Demand{Image: img}, k)
 			if ok := err == nil && got.ID() == k[0].ID(); ok != (by == with) {
 				t.Errorf("classic signature by %s, checked with %s: %v", by, with, err)
 			}
-			found, err := cosign.VerifyBundle(file(t, by+".bundle.json"), img, k)
+			found, err := cosign.VerifyBundle(file(t, by+".bundle.json"), cosign.Demand{Image: img}, k)
 			if ok := err == nil && len(found) == 1; ok != (by == with) {
 				t.Errorf("bundle by %s, checked with %s: %v", by, with, err)
 			}
@@ -67,10 +68,10 @@ func TestVerify(t *testing.T) {
 func TestOlderHash(t *testing.T) {
 	for _, name := range []string{"p384", "p521"} {
 		sig := string(file(t, name+"-sha256.sig"))
-		if _, err := cosign.VerifySimple(file(t, "payload.json"), sig, image(t), keys(t, name)); err != nil {
+		if _, err := cosign.VerifySimple(file(t, "payload.json"), sig, cosign.Demand{Image: image(t)}, keys(t, name)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := cosign.VerifySimple(file(t, "payload.json"), sig, image(t), keys(t, "ecdsa")); !errors.Is(err, cosign.ErrSignature) {
+		if _, err := cosign.VerifySimple(file(t, "payload.json"), sig, cosign.Demand{Image: image(t)}, keys(t, "ecdsa")); !errors.Is(err, cosign.ErrSignature) {
 			t.Errorf("%s, checked with another key: %v", name, err)
 		}
 	}
@@ -80,18 +81,18 @@ func TestOlderHash(t *testing.T) {
 func TestVerifyRefuses(t *testing.T) {
 	ks, img := keys(t, "ecdsa"), image(t)
 	other := digest.FromString("other")
-	if _, err := cosign.VerifySimple(file(t, "payload.json"), string(file(t, "ecdsa.sig")), other, ks); !errors.Is(err, cosign.ErrSignature) {
+	if _, err := cosign.VerifySimple(file(t, "payload.json"), string(file(t, "ecdsa.sig")), cosign.Demand{Image: other}, ks); !errors.Is(err, cosign.ErrSignature) {
 		t.Errorf("classic, another image: %v", err)
 	}
 	changed := []byte(strings.Replace(string(file(t, "payload.json")), "registry.example", "registry.exampla", 1))
-	if _, err := cosign.VerifySimple(changed, string(file(t, "ecdsa.sig")), img, ks); !errors.Is(err, cosign.ErrSignature) {
+	if _, err := cosign.VerifySimple(changed, string(file(t, "ecdsa.sig")), cosign.Demand{Image: img}, ks); !errors.Is(err, cosign.ErrSignature) {
 		t.Errorf("classic, changed payload: %v", err)
 	}
-	if _, err := cosign.VerifyBundle(file(t, "ecdsa.bundle.json"), other, ks); !errors.Is(err, cosign.ErrSignature) {
+	if _, err := cosign.VerifyBundle(file(t, "ecdsa.bundle.json"), cosign.Demand{Image: other}, ks); !errors.Is(err, cosign.ErrSignature) {
 		t.Errorf("bundle, another image: %v", err)
 	}
 	for _, name := range []string{"attestation", "otherimage"} {
-		if _, err := cosign.VerifyBundle(file(t, name+".bundle.json"), img, ks); !errors.Is(err, cosign.ErrSignature) {
+		if _, err := cosign.VerifyBundle(file(t, name+".bundle.json"), cosign.Demand{Image: img}, ks); !errors.Is(err, cosign.ErrSignature) {
 			t.Errorf("bundle %s: %v", name, err)
 		}
 	}
@@ -113,8 +114,17 @@ func (r *repo) Manifest(_ context.Context, ref string) (ocispec.Descriptor, []by
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(b), Size: int64(len(b))}, b, nil
 }
 
-func (r *repo) Referrers(context.Context, ocispec.Descriptor, string) ([]ocispec.Descriptor, error) {
-	return r.referrers, r.err
+func (r *repo) Referrers(_ context.Context, _ ocispec.Descriptor, kind string) iter.Seq2[ocispec.Descriptor, error] {
+	return func(yield func(ocispec.Descriptor, error) bool) {
+		for _, d := range r.referrers {
+			if d.ArtifactType == kind && !yield(d, nil) {
+				return
+			}
+		}
+		if r.err != nil {
+			yield(ocispec.Descriptor{}, r.err)
+		}
+	}
 }
 
 func (r *repo) Bytes(_ context.Context, d ocispec.Descriptor, _ int64) ([]byte, error) {
@@ -126,7 +136,7 @@ func (r *repo) put(tag string, layers ...ocispec.Descriptor) {
 		Config: ocispec.DescriptorEmptyJSON, Layers: layers}
 	b, _ := json.Marshal(m)
 	if tag == "" {
-		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: cosign.BundleType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 		r.referrers = append(r.referrers, d)
 		tag = d.Digest.String()
 	}
@@ -230,7 +240,7 @@ func FuzzVerifyBundle(f *testing.F) {
 		payloads[payloadOf(file(f, n+".bundle.json"))] = true
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := cosign.VerifyBundle(b, img, ks); err == nil && !payloads[payloadOf(b)] {
+		if _, err := cosign.VerifyBundle(b, cosign.Demand{Image: img}, ks); err == nil && !payloads[payloadOf(b)] {
 			t.Errorf("accepted a payload that nobody signed: %q", payloadOf(b))
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net/http"
 	"strings"
 	"syscall"
@@ -220,9 +221,25 @@ func (l *Layout) Bytes(_ context.Context, d ocispec.Descriptor, limit int64) ([]
 	return l.blob(d, limit)
 }
 
-// Referrers implements [oci.Repository]: it reads every manifest in the index,
-// and the index of referrers under the tag that stands for a registry's list.
-func (l *Layout) Referrers(_ context.Context, subject ocispec.Descriptor, artifactType string) ([]ocispec.Descriptor, error) {
+// Referrers implements [oci.Repository].
+func (l *Layout) Referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string) iter.Seq2[ocispec.Descriptor, error] {
+	return func(yield func(ocispec.Descriptor, error) bool) {
+		found, err := l.referrers(ctx, subject, artifactType)
+		for _, d := range found {
+			if !yield(d, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(ocispec.Descriptor{}, err)
+		}
+	}
+}
+
+// referrers reads every manifest in the index, and the index of referrers under
+// the tag that stands for a registry's list. With an error come those that were
+// found before it.
+func (l *Layout) referrers(_ context.Context, subject ocispec.Descriptor, artifactType string) ([]ocispec.Descriptor, error) {
 	list := l.index.Manifests
 	if d, err := l.find("sha256-" + subject.Digest.Encoded()); err == nil {
 		raw, err := l.blob(d, oci.MaxManifest)
@@ -244,7 +261,7 @@ func (l *Layout) Referrers(_ context.Context, subject ocispec.Descriptor, artifa
 		}
 		seen[d.Digest] = true
 		if scanned += d.Size; scanned > maxScan {
-			return nil, fmt.Errorf("%w: more than %d bytes of manifests", ErrLayout, maxScan)
+			return found, fmt.Errorf("%w: more than %d bytes of manifests", ErrLayout, maxScan)
 		}
 		of, kind, err := l.subject(d)
 		// A broken manifest is not a referrer, and must not hide the others.

@@ -55,8 +55,10 @@ func TestRegistryHeap(t *testing.T) {
 		subject := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 1}
 		// The server of the test allocates too.
 		heaptest.Bound{Fixed: 8 << 20, PerByte: 12}.Total(t, http.StatusText(status), len(list), func() {
-			if _, err := repo.Referrers(t.Context(), subject, ""); status == http.StatusOK && !errors.Is(err, ErrManifest) {
-				t.Errorf("referrers: %v", err)
+			for _, err := range repo.Referrers(t.Context(), subject, "") {
+				if status == http.StatusOK && !errors.Is(err, ErrManifest) {
+					t.Errorf("referrers: %v", err)
+				}
 			}
 			if _, _, err := repo.Manifest(t.Context(), "tag"); status == http.StatusOK && err == nil {
 				t.Error("a manifest beyond the limits")

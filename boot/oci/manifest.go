@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"slices"
 	"strings"
@@ -46,9 +47,10 @@ type Repository interface {
 	// Manifest returns the manifest or index that a tag or digest names; at
 	// most MaxManifest bytes.
 	Manifest(ctx context.Context, reference string) (ocispec.Descriptor, []byte, error)
-	// Referrers lists the manifests whose subject is the given one, those of
-	// one artifact type if that is not empty.
-	Referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string) ([]ocispec.Descriptor, error)
+	// Referrers are the manifests whose subject is the given one, those of one
+	// artifact type if that is not empty. There may be many, so they come as they
+	// are read. An error is the last of the sequence.
+	Referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string) iter.Seq2[ocispec.Descriptor, error]
 	// Bytes returns a blob of at most limit bytes.
 	Bytes(ctx context.Context, d ocispec.Descriptor, limit int64) ([]byte, error)
 }

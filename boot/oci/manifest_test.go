@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"testing"
 
@@ -43,8 +44,8 @@ func (f fake) Manifest(_ context.Context, ref string) (ocispec.Descriptor, []byt
 	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString(b), Size: int64(len(b))}, []byte(b), nil
 }
 
-func (f fake) Referrers(context.Context, ocispec.Descriptor, string) ([]ocispec.Descriptor, error) {
-	return nil, nil
+func (f fake) Referrers(context.Context, ocispec.Descriptor, string) iter.Seq2[ocispec.Descriptor, error] {
+	return func(func(ocispec.Descriptor, error) bool) {}
 }
 func (f fake) Bytes(context.Context, ocispec.Descriptor, int64) ([]byte, error) { return nil, nil }
 

@@ -16,9 +16,6 @@ import (
 	"github.com/sealboot/sealboot/boot/fetch"
 )
 
-// maxPages bounds a registry's list of referrers.
-const maxPages = 16
-
 // Remote is a repository in a registry.
 type Remote struct {
 	repo   *remote.Repository
@@ -66,18 +63,6 @@ func (r *Remote) Manifest(ctx context.Context, reference string) (ocispec.Descri
 	}
 	raw, err := readAll(body, desc, MaxManifest)
 	return desc, raw, err
-}
-
-// Referrers implements [Repository].
-func (r *Remote) Referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string) ([]ocispec.Descriptor, error) {
-	var all []ocispec.Descriptor
-	err := r.repo.Referrers(ctx, subject, artifactType, func(page []ocispec.Descriptor) error {
-		if all = append(all, page...); len(all) > maxDescriptors {
-			return fmt.Errorf("%w: more than %d referrers", ErrManifest, maxDescriptors)
-		}
-		return nil
-	})
-	return all, notFound(err)
 }
 
 // Bytes implements [Repository].
