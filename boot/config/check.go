@@ -274,11 +274,18 @@ func (s *Site) checkKeys(p *problems, at string, src *Source) {
 	}
 }
 
+// Vouched tells whether the site config itself says which images of this source
+// are good, by keys, a digest or the root of a TUF repository. Otherwise attestd
+// alone judges them, once they are measured.
+func (src *Source) Vouched() bool {
+	return len(src.Keys) > 0 || pinnedOnly.MatchString(src.Ref) || len(src.Root) > 0
+}
+
 // checkJudged refuses an image that nothing would judge: neither a signature,
 // nor its digest, nor an attestation server. A server comes too late for what is
 // written to a disk: whoever answers for the registry could wipe it.
 func (s *Site) checkJudged(p *problems, at string, src *Source) {
-	if len(src.Keys) > 0 || pinnedOnly.MatchString(src.Ref) {
+	if src.Vouched() {
 		return
 	}
 	switch {

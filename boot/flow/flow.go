@@ -100,7 +100,8 @@ type Candidate struct {
 	Image      Image
 	Ref        string         // what was asked for, and its digest: for people
 	Provenance []event.Record // why it may run
-	Version    uint64         // for the rollback floor; 0 is unversioned
+	Version    uint64         // that the image gives itself, for the rollback floor; 0 is unversioned
+	Vouched    bool           // keys, a digest or TUF admit the image, and with it its version; else attestd alone judges it
 	Trust      any            // what the source proved, for a Floor that understands it
 }
 

@@ -39,6 +39,11 @@ type Options struct {
 	// is useless. Nil admits every image; the names of its keys are then empty.
 	Admit func(ctx context.Context, repo Repository, image ocispec.Descriptor) ([]string, error)
 
+	// Accept refuses an image that was admitted, before anything of it is
+	// fetched, and the next place is asked: one that is too old, for example. Nil
+	// accepts every image.
+	Accept func(ctx context.Context, image *Image) error
+
 	Fetch  fetch.Options // for the blobs; Mirrors is set from Places
 	Rounds int           // times to go through all places; 0 means 4
 	// Timeout bounds resolving and admitting at one place; 0 means 2 min.
@@ -132,6 +137,11 @@ func (s *Source) openAt(ctx context.Context, p Place) (*Image, error) {
 	if s.opt.Admit != nil {
 		if img.Keys, err = s.opt.Admit(ctx, p, res.Descriptor); err != nil {
 			return nil, fmt.Errorf("admitting %s: %w", res.Descriptor.Digest, err)
+		}
+	}
+	if s.opt.Accept != nil {
+		if err := s.opt.Accept(ctx, img); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrNotAdmitted, res.Descriptor.Digest, err)
 		}
 	}
 	img.wanted = make(map[digest.Digest]int)

@@ -71,6 +71,9 @@ func (f Record) Check(candidate Record) error {
 			return fmt.Errorf("%w: TUF %s version %d, after %d", ErrJump, role.name, role.candidate.Version, role.floor.Version)
 		}
 	}
+	if candidate.ImageVersion == 0 && f.ImageVersion > 0 {
+		return fmt.Errorf("%w: the image has no version, and %d is the lowest allowed", ErrRollback, f.ImageVersion)
+	}
 	if candidate.ImageVersion < f.ImageVersion {
 		return fmt.Errorf("%w: image version %d, but %d is the lowest allowed", ErrRollback, candidate.ImageVersion, f.ImageVersion)
 	}

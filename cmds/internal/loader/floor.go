@@ -27,7 +27,8 @@ type nvFloor struct {
 	clock    *clock.Clock
 	required bool
 
-	ordered  bool // attestd orders to write it anew
+	healthy  uint64 // image version that attestd knows to have run well here
+	ordered  bool   // attestd orders to write it anew
 	repaired bool
 }
 
@@ -38,7 +39,44 @@ var (
 
 func (f *nvFloor) store() floor.Store { return floor.Store{TPM: f.tpm.tpm, PCR: f.tpm.imagePCR} }
 
+// accept refuses, before it is fetched, what Check would refuse afterwards, so that the next place of a source is asked.
+// Where attestd has ordered a repair, and where there is no floor, Check says what follows.
+func (f *nvFloor) accept(ctx context.Context, c *flow.Candidate) error {
+	if f.tpm.tpm == nil {
+		return nil // a dry run, or a machine whose floor is no such
+	}
+	if err := outdated(c, f.healthy); err != nil || f.ordered {
+		return err
+	}
+	r, err := f.store().Read(ctx)
+	if floor.Destroyed(err) {
+		return nil
+	}
+	if err == nil {
+		err = r.Check(floor.Record{ImageVersion: signedVersion(c)})
+	}
+	return err
+}
+
+// outdated refuses what attestd would deny once it is measured: an image below the version that it knows to have run well
+// on this machine. In the boot after that was reported, the floor in the TPM does not say so yet. Of an image that attestd
+// alone judges, the version is its own word: it may only speak against it.
+func outdated(c *flow.Candidate, healthy uint64) error {
+	switch {
+	case c.Version >= healthy || c.Version == 0 && !c.Vouched:
+		return nil
+	case c.Version == 0:
+		return fmt.Errorf("%w: the image has no version, and version %d has run here and was reported healthy", floor.ErrRollback, healthy)
+	}
+	return fmt.Errorf("%w: image version %d, and version %d has run here and was reported healthy", floor.ErrRollback, c.Version, healthy)
+}
+
 func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
+	if hello != nil {
+		if err := outdated(c, hello.HealthyVersion); err != nil {
+			return err
+		}
+	}
 	r, err := f.store().Read(ctx)
 	if err == nil {
 		err = r.Check(candidateRecord(c))
@@ -137,7 +175,15 @@ func (f *nvFloor) record(r floor.Record) event.Record {
 
 // dispensable tells whether c may do without the floor that err says is missing.
 func (f *nvFloor) dispensable(err error, c *flow.Candidate) bool {
-	return errors.Is(err, floor.ErrMissing) && !f.required && c.Version == 0 && c.Trust == nil
+	return errors.Is(err, floor.ErrMissing) && !f.required && signedVersion(c) == 0 && c.Trust == nil
+}
+
+// signedVersion is a version that a floor may follow: one that only a mirror's word stands for is none.
+func signedVersion(c *flow.Candidate) uint64 {
+	if !c.Vouched {
+		return 0
+	}
+	return c.Version
 }
 
 // candidateRecord is what c would lift a floor to.
@@ -147,7 +193,7 @@ func candidateRecord(c *flow.Candidate) floor.Record {
 		r = tufRecord(t.state)
 		r.Time = t.signed
 	}
-	r.ImageVersion = c.Version
+	r.ImageVersion = signedVersion(c)
 	return r
 }
 

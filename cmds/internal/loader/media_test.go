@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,19 +24,28 @@ func (w *world) copyToLayout() string {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		w.t.Fatal(err)
 	}
-	layout, err := oci.New(filepath.Join(dir, "os"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	repo, err := remote.NewRepository(w.host() + "/os")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	repo.PlainHTTP = true
-	if _, err := oras.Copy(context.Background(), repo, "stable", layout, "stable", oras.DefaultCopyOptions); err != nil {
-		w.t.Fatal(err)
-	}
+	copyLayout(w.t, w.repository("os"), filepath.Join(dir, "os"))
 	return dir
+}
+
+// copyLayout copies the tag stable, with its signatures, to a layout.
+func copyLayout(t *testing.T, repo *remote.Repository, dir string) {
+	t.Helper()
+	layout, err := oci.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := oras.Copy(t.Context(), repo, "stable", layout, "stable", oras.DefaultCopyOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures := "sha256-" + d.Digest.Encoded() + ".sig"
+	if _, err := repo.Resolve(t.Context(), signatures); err != nil {
+		return
+	}
+	if _, err := oras.Copy(t.Context(), repo, signatures, layout, signatures, oras.DefaultCopyOptions); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestMedia boots the image from local media, a layout in a folder and one in a

@@ -58,12 +58,16 @@ func (r *registry) Fetch(ctx context.Context) (*flow.Candidate, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.opened, err = r.m.openOCI(ctx, r.src, places); err != nil {
+		if r.opened, err = r.m.openOCI(ctx, r.src, places, r.m.newEnough(r.src)); err != nil {
 			return nil, err
 		}
 		r.m.closers = append(r.m.closers, r.opened.Close)
 	}
-	return r.m.candidate(ctx, r.src, r.opened)
+	c, err := r.m.candidate(ctx, r.src, r.opened)
+	if err != nil {
+		return nil, err
+	}
+	return r.m.dated(c), nil
 }
 
 func (r *registry) places() ([]oci.Place, error) {
@@ -126,9 +130,9 @@ func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
 	return oci.NewRemote(ref, conn)
 }
 
-// openOCI opens an image at places, with the signature policy of src.
-func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.Place) (*oci.Source, error) {
-	o := oci.Options{Places: places, Platform: platform(src.Platform), Rounds: 1, Fetch: m.fetchOptions(ctx)}
+// openOCI opens an image at places, with the signature policy of src. accept may be nil.
+func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.Place, accept func(context.Context, *oci.Image) error) (*oci.Source, error) {
+	o := oci.Options{Places: places, Platform: platform(src.Platform), Accept: accept, Rounds: 1, Fetch: m.fetchOptions(ctx)}
 	if len(src.Keys) > 0 {
 		p := cosign.Policy{Threshold: src.Threshold}
 		for i, der := range src.Keys {
@@ -143,6 +147,18 @@ func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.
 	return oci.New(o)
 }
 
+// newEnough refuses an image of src that is older than what the machine has run,
+// before it is fetched: a mirror that is behind must not hide the next one.
+func (m *Machine) newEnough(src *config.Source) func(context.Context, *oci.Image) error {
+	return func(ctx context.Context, found *oci.Image) error {
+		version, err := osimage.Version(found.Manifest)
+		if err != nil {
+			return err
+		}
+		return m.floor.accept(ctx, &flow.Candidate{Version: version, Vouched: src.Vouched()})
+	}
+}
+
 // candidate fetches the whole of an image and makes it bootable.
 func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Source) (_ *flow.Candidate, err error) {
 	found, err := s.Open(ctx)
@@ -151,6 +167,10 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 	}
 	defer found.Close()
 	m.o.Console.Info("found " + found.Place + "@" + found.Descriptor.Digest.String())
+	c := &flow.Candidate{Ref: "sha256:" + found.Descriptor.Digest.Encoded(), Provenance: found.Provenance(), Vouched: src.Vouched()}
+	if c.Version, err = osimage.Version(found.Manifest); err != nil {
+		return nil, err
+	}
 	o := m.options(src)
 	if osimage.NeedsDisk(found.Manifest) {
 		// The disk may hold the image: then its blob is not fetched.
@@ -167,7 +187,26 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 	if err != nil {
 		return nil, err
 	}
-	return &flow.Candidate{Image: m.wrap(i), Ref: "sha256:" + found.Descriptor.Digest.Encoded(), Provenance: found.Provenance()}, nil
+	c.Image = m.wrap(i)
+	return c, nil
+}
+
+// dated tells people how old a candidate can be shown to be, and attestd's policy
+// if somebody vouches for it: a provenance without a version is of an image that
+// has none.
+func (m *Machine) dated(c *flow.Candidate) *flow.Candidate {
+	switch {
+	case c.Version == 0:
+		m.o.Console.Info("the image has no version: no rollback floor can tell it from an older one")
+	case !c.Vouched:
+		m.o.Console.Info(fmt.Sprintf("image version %d by its own word, which nobody signed: it raises no rollback floor", c.Version))
+	default:
+		m.o.Console.Info(fmt.Sprintf("image version %d", c.Version))
+		for _, r := range c.Provenance {
+			r.Detail["version"] = osimage.FormatVersion(c.Version)
+		}
+	}
+	return c
 }
 
 // prefetch brings all of an image into memory, if that has room for what will
@@ -265,10 +304,14 @@ func (s *stick) layout(ctx context.Context, dir string) (*flow.Candidate, error)
 		places = append(places, l)
 	}
 	// What is on local media needs no cache.
-	opened, err := s.m.openOCI(ctx, s.src, places)
+	opened, err := s.m.openOCI(ctx, s.src, places, s.m.newEnough(s.src))
 	if err != nil {
 		return nil, err
 	}
 	defer opened.Close()
-	return s.m.candidate(ctx, s.src, opened)
+	c, err := s.m.candidate(ctx, s.src, opened)
+	if err != nil {
+		return nil, err
+	}
+	return s.m.dated(c), nil
 }

@@ -114,7 +114,8 @@ func (m *Machine) metadata(ctx context.Context) tuf.Store {
 	return s
 }
 
-// fromTUF refreshes, finds the target of src and makes it bootable.
+// fromTUF refreshes, finds the target of src and makes it bootable. The version
+// that the target has counts, whatever its image says.
 func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Config) (*flow.Candidate, error) {
 	conf.Floor = m.refreshFloor(conf.Store)
 	client, err := m.refresh(ctx, conf)
@@ -129,20 +130,28 @@ func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Conf
 	if err != nil {
 		return nil, errors.Join(err, found.Close())
 	}
-	c := &flow.Candidate{Ref: src.Target, Provenance: []event.Record{found.Provenance}, Version: found.Version, Trust: tufTrust{state, client.SignedTime()}}
-	c.Ref += fmt.Sprintf(" version %d", found.Version)
+	c := &flow.Candidate{
+		Ref:        fmt.Sprintf("%s version %d", src.Target, found.Version),
+		Provenance: []event.Record{found.Provenance},
+		Version:    found.Version,
+		Vouched:    true,
+		Trust:      tufTrust{state, client.SignedTime()},
+	}
+	if err := m.floor.accept(ctx, c); err != nil {
+		return nil, errors.Join(fmt.Errorf("target %q: %w", src.Target, err), found.Close())
+	}
 	switch found.Kind {
 	case image.KindOCI:
-		return m.pinned(ctx, src, found, c)
+		err = m.pinned(ctx, src, found, c)
 	case image.KindBundle:
-		return m.bundled(ctx, src, found, c)
+		err = m.bundled(ctx, src, found, c)
+	default:
+		c.Image, err = m.fromTarget(src, found)
 	}
-	i, err := m.fromTarget(src, found)
 	if err != nil {
 		return nil, err
 	}
-	c.Image = i
-	return c, nil
+	return m.dated(c), nil
 }
 
 // refresh follows the repository to its newest metadata. When that was signed
@@ -199,38 +208,38 @@ func (m *Machine) fromTarget(src *config.Source, found *image.Image) (flow.Image
 
 // pinned takes the image that TUF names from a registry: trust from TUF, bytes
 // from anywhere.
-func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) (*flow.Candidate, error) {
+func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) error {
 	at := &config.Source{Ref: found.OCI.Repository + "@" + found.OCI.Digest, PlainHTTP: src.PlainHTTP, CA: src.CA, Auth: src.Auth, Platform: src.Platform, Disk: src.Disk}
 	place, err := m.remote(at, at.Ref)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	return m.adopt(ctx, at, place, c)
 }
 
 // bundled takes the image out of a target that is an OCI layout in a tar.
-func (m *Machine) bundled(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) (*flow.Candidate, error) {
+func (m *Machine) bundled(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) error {
 	layout, err := media.OpenTar(found.File, "")
 	if err != nil {
-		return nil, fmt.Errorf("target %q: %w", src.Target, err)
+		return fmt.Errorf("target %q: %w", src.Target, err)
 	}
 	defer layout.Close()
 	return m.adopt(ctx, &config.Source{Ref: layout.Reference(), Platform: src.Platform, Disk: src.Disk}, layout, c)
 }
 
 // adopt completes c, which TUF vouches for, with the image of at in place.
-func (m *Machine) adopt(ctx context.Context, at *config.Source, place oci.Place, c *flow.Candidate) (*flow.Candidate, error) {
-	opened, err := m.openOCI(ctx, at, []oci.Place{place})
+func (m *Machine) adopt(ctx context.Context, at *config.Source, place oci.Place, c *flow.Candidate) error {
+	opened, err := m.openOCI(ctx, at, []oci.Place{place}, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer opened.Close()
 	from, err := m.candidate(ctx, at, opened)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.Image, c.Provenance = from.Image, append(c.Provenance, from.Provenance...)
-	return c, nil
+	return nil
 }
 
 // bundle boots from an offline TUF bundle in dir: dir itself, a folder or a

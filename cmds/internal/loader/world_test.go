@@ -195,13 +195,26 @@ func (w *world) enrol() {
 
 // push publishes kernel and initrd as os:stable.
 func (w *world) push(kernel, initrd string) {
-	t := w.t
-	t.Helper()
-	repo, err := remote.NewRepository(w.host() + "/os")
+	w.t.Helper()
+	w.pushTo("os", kernel, initrd, nil)
+}
+
+// repository is one of the world's registry.
+func (w *world) repository(name string) *remote.Repository {
+	w.t.Helper()
+	repo, err := remote.NewRepository(w.host() + "/" + name)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	repo.PlainHTTP = true
+	return repo
+}
+
+// pushTo publishes kernel and initrd as the tag stable of a repository.
+func (w *world) pushTo(name, kernel, initrd string, annotations map[string]string) ocispec.Descriptor {
+	t := w.t
+	t.Helper()
+	repo := w.repository(name)
 	blob := func(mediaType, text string) ocispec.Descriptor {
 		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString(text), Size: int64(len(text))}
 		if err := repo.Push(t.Context(), d, strings.NewReader(text)); err != nil {
@@ -211,7 +224,8 @@ func (w *world) push(kernel, initrd string) {
 	}
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: osimage.ArtifactLinux,
-		Config: blob(ocispec.MediaTypeEmptyJSON, "{}"),
+		Annotations: annotations,
+		Config:      blob(ocispec.MediaTypeEmptyJSON, "{}"),
 		Layers: []ocispec.Descriptor{
 			blob(osimage.MediaTypeKernel, kernel), blob(osimage.MediaTypeInitrd, initrd), blob(osimage.MediaTypeCmdline, imageLine),
 		},
@@ -224,6 +238,7 @@ func (w *world) push(kernel, initrd string) {
 	if err := repo.PushReference(t.Context(), d, bytes.NewReader(raw), "stable"); err != nil {
 		t.Fatal(err)
 	}
+	return d
 }
 
 func descriptor(kernel, initrd string) event.Descriptor {
@@ -239,7 +254,12 @@ func descriptor(kernel, initrd string) event.Descriptor {
 // trust predicts an image from its parts, as an operator would.
 func (w *world) trust(name, kernel, initrd string) *policy.Image {
 	w.t.Helper()
-	i, err := policy.NewImage(name, "", 1, descriptor(kernel, initrd), []tpm2.TPMAlgID{tpm2.TPMAlgSHA256})
+	return w.trustVersion(name, kernel, initrd, 1)
+}
+
+func (w *world) trustVersion(name, kernel, initrd string, version uint64) *policy.Image {
+	w.t.Helper()
+	i, err := policy.NewImage(name, "", version, descriptor(kernel, initrd), []tpm2.TPMAlgID{tpm2.TPMAlgSHA256})
 	if err != nil {
 		w.t.Fatal(err)
 	}
