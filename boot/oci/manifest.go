@@ -78,7 +78,7 @@ func Resolve(ctx context.Context, repo Repository, reference string, platform oc
 		if err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", reference, err)
 		}
-		if !isIndex(desc.MediaType) {
+		if !IsIndex(desc.MediaType) {
 			res.Descriptor, res.Manifest = desc, raw
 			if res.parsed, err = ParseManifest(desc.MediaType, raw); err != nil {
 				return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
@@ -97,7 +97,8 @@ func Resolve(ctx context.Context, repo Repository, reference string, platform oc
 	return nil, fmt.Errorf("index %s: %w: more than %d indexes in each other", res.Index, ErrManifest, maxDepth)
 }
 
-func isIndex(mediaType string) bool {
+// IsIndex tells an index from an image manifest by its media type.
+func IsIndex(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
 }
 

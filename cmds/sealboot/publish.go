@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
@@ -63,6 +66,8 @@ type publishFlags struct {
 	cmdline         string
 	container       string
 	annotations     []string
+	version         uint64
+	numbered        bool // the version is given
 	signKeys        []string
 	signatureForm   string
 	referenceValues string
@@ -84,15 +89,23 @@ location). The manifest of a container image gets an annotation with the size
 of its unpacked root, unless it has one, and with it another digest; "sealboot
 copy" moves an image with its digest and signatures.
 
+The version (--image-version, a number that grows with every release) becomes an
+annotation of the manifest too, and is signed with it. Once a version was reported
+healthy on a device, the device boots no older one, and none without a version.
+Reference values must be of the same version.
+
+With --sign, every image of a multi-platform one is signed.
+
 A private key for --sign is PKCS #8 in PEM, or cosign's; the password of the
 latter is read from the environment variable COSIGN_PASSWORD.`,
-		Example: `  sealboot publish registry.example/os:1 --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0"
-  sealboot publish registry.example/os:2 --container oci-archive:os.tar:latest --sign cosign.key`,
+		Example: `  sealboot publish registry.example/os:1 --image-version 1 --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0"
+  sealboot publish registry.example/os:2 --image-version 2 --container oci-archive:os.tar:latest --sign cosign.key`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("cmdline") {
 				f.artifact.Cmdline = &f.cmdline
 			}
+			f.numbered = cmd.Flags().Changed("image-version")
 			desc, err := f.run(cmd.Context(), cmd.ErrOrStderr(), args[0])
 			if err != nil {
 				return fmt.Errorf("publishing %s: %w", args[0], loader.Hint(err, "--ca", "--plain-http"))
@@ -110,16 +123,21 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 	flags.StringVar(&f.artifact.Disk, "disk", "", "disk image `file`")
 	flags.StringVar(&f.artifact.Verity, "verity-root", "", "dm-verity root hash of the disk, in `hex`: is measured, and must be on the command line")
 	flags.StringVar(&f.container, "container", "", "container image, a `location`")
+	flags.Uint64Var(&f.version, "image-version", 0, "the image's version for the rollback floor, at least 1, which devices do not go below")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "`NAME=VALUE` for the manifest; can be repeated")
 	flags.StringArrayVar(&f.signKeys, "sign", nil, "sign with the private key in `file`; can be repeated")
 	flags.StringVar(&f.signatureForm, "signature-form", "both", "cosign's `form`: classic, bundle or both")
-	flags.StringVar(&f.referenceValues, "reference-values", "", "attach this `file` of reference values")
+	flags.StringVar(&f.referenceValues, "reference-values", "", "attach this `file` of reference values, made by \"sealboot predict image\"")
 	f.conn.add(flags, "")
 	return cmd
 }
 
 func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string) (desc ocispec.Descriptor, err error) {
 	signers, err := f.signers()
+	if err != nil {
+		return desc, err
+	}
+	version, err := f.imageVersion()
 	if err != nil {
 		return desc, err
 	}
@@ -130,7 +148,7 @@ func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string
 	defer func() { err = errors.Join(err, dst.Close()) }()
 	_, show, end := newBar(progress, "pushed")
 	watched, flush := dst.Watched(show)
-	if desc, err = f.image(ctx, watched); err == nil {
+	if desc, err = f.image(ctx, watched, version); err == nil {
 		flush()
 	}
 	end()
@@ -142,25 +160,100 @@ func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string
 			return desc, err
 		}
 	}
-	for _, s := range signers {
-		if f.signatureForm != "bundle" {
-			if err := s.SignClassic(ctx, dst, desc, where); err != nil {
-				return desc, err
-			}
-		}
-		if f.signatureForm != "classic" {
-			if err := s.SignBundle(ctx, dst, desc); err != nil {
-				return desc, err
-			}
+	if len(signers) > 0 {
+		if err := f.sign(ctx, dst, desc, where, signers); err != nil {
+			return desc, err
 		}
 	}
 	return desc, dst.Finish()
 }
 
+// sign signs all of an image with every key.
+func (f *publishFlags) sign(ctx context.Context, dst *publish.Target, image ocispec.Descriptor, where string, signers []*publish.Signer) error {
+	all, err := publish.Signable(ctx, dst, image)
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		for _, s := range signers {
+			if f.signatureForm != "bundle" {
+				if err := s.SignClassic(ctx, dst, d, where); err != nil {
+					return err
+				}
+			}
+			if f.signatureForm != "classic" {
+				if err := s.SignBundle(ctx, dst, d); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// imageVersion is the version that the image is to have: that of the flag or of
+// the reference values, which must not differ. Nil means that nothing was said.
+func (f *publishFlags) imageVersion() (*uint64, error) {
+	var version *uint64
+	if f.numbered {
+		if f.version == 0 || f.version > osimage.MaxVersion {
+			return nil, fmt.Errorf("--image-version %d: want 1 to %d", f.version, uint64(osimage.MaxVersion))
+		}
+		version = &f.version
+	}
+	if f.referenceValues == "" {
+		return version, nil
+	}
+	raw, err := os.ReadFile(f.referenceValues)
+	if err != nil {
+		return nil, fmt.Errorf("--reference-values: %w", err)
+	}
+	// A document that was signed is attached as it is. Who signed it is for the
+	// site to judge that adds it.
+	var signed struct {
+		Document json.RawMessage `json:"document"`
+	}
+	if json.Unmarshal(raw, &signed) == nil && signed.Document != nil {
+		raw = signed.Document
+	}
+	doc, err := policy.Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("--reference-values %s: %w", f.referenceValues, err)
+	}
+	values, ok := doc.(*policy.Image)
+	if !ok {
+		return nil, fmt.Errorf("--reference-values %s: it is no reference of an image; make one with sealboot predict image", f.referenceValues)
+	}
+	if version != nil && *version != values.ImageVersion {
+		return nil, fmt.Errorf("--reference-values %s: they are of version %d, and the image is published as version %d: a device that has "+
+			"run one would refuse the other", f.referenceValues, values.ImageVersion, *version)
+	}
+	return &values.ImageVersion, nil
+}
+
+// annotate gives the artifact its annotations, the version among them.
+func (f *publishFlags) annotate(version *uint64) error {
+	annotations, err := parseAnnotations(f.annotations)
+	if err != nil {
+		return err
+	}
+	f.artifact.Annotations = annotations
+	have, err := osimage.VersionOf(annotations)
+	switch {
+	case err != nil || version == nil || have == *version:
+		return err
+	case have != 0:
+		return fmt.Errorf("%w: the annotation %s says %d, --image-version or the reference values %d", publish.ErrVersion, osimage.AnnotationVersion, have, *version)
+	case annotations == nil:
+		f.artifact.Annotations = make(map[string]string)
+	}
+	f.artifact.Annotations[osimage.AnnotationVersion] = osimage.FormatVersion(*version)
+	return nil
+}
+
 // image pushes the image itself and tags it.
-func (f *publishFlags) image(ctx context.Context, dst *publish.Target) (ocispec.Descriptor, error) {
-	var err error
-	if f.artifact.Annotations, err = parseAnnotations(f.annotations); err != nil {
+func (f *publishFlags) image(ctx context.Context, dst *publish.Target, version *uint64) (ocispec.Descriptor, error) {
+	if err := f.annotate(version); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	if f.container != "" {
@@ -171,7 +264,7 @@ func (f *publishFlags) image(ctx context.Context, dst *publish.Target) (ocispec.
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		desc, err := publish.Container(ctx, src, dst)
+		desc, err := publish.Container(ctx, src, dst, version)
 		return desc, errors.Join(err, src.Close())
 	}
 	desc, err := f.artifact.Push(ctx, dst)

@@ -152,7 +152,7 @@ func writeInitrd(to io.Writer, files map[string][]byte) error {
 // publishes puts a signed image into the registry and makes it a good one of the site.
 func publishes(t *testing.T, l *Lab, p parts, name string, args ...string) {
 	t.Helper()
-	args = append([]string{"publish", l.imageRef("127.0.0.1"), "--plain-http", "--sign", p.key}, args...)
+	args = append([]string{"publish", l.imageRef("127.0.0.1"), "--plain-http", "--image-version", "1", "--sign", p.key}, args...)
 	if _, err := l.sealboot(t.Context(), args...); err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/qemu/child"
 )
 
@@ -57,6 +58,10 @@ type Image struct {
 	Digest string
 }
 
+// versioned is the annotation that gives the image its version for the rollback
+// floor, as any builder can write it.
+const versioned = osimage.AnnotationVersion + "=1"
+
 // Build returns the image, from the cache if its inputs have not changed. It
 // needs root, mmdebstrap, buildah, and the first time a Debian mirror.
 func Build(ctx context.Context, o Options) (*Image, error) {
@@ -75,7 +80,7 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err := o.assemble(ctx, context); err != nil {
 		return nil, err
 	}
-	key, err := treeHash(context, filepath.Base(base))
+	key, err := treeHash(context, filepath.Base(base)+" "+versioned)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +185,7 @@ func (o *Options) containerfile(ctx context.Context, dir, layout, base string) e
 		if err := o.run(ctx, nil, "skopeo", "copy", "--quiet", "oci:"+base+":latest", target); err != nil {
 			return err
 		}
-		args = append(args, "--build-arg", "BASE=localhost/sealboot-base:latest")
+		args = append(args, "--build-arg", "BASE=localhost/sealboot-base:latest", "--annotation", versioned)
 	}
 	if err := o.run(ctx, nil, "buildah", append(args, dir)...); err != nil {
 		return err

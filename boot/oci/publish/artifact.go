@@ -140,6 +140,9 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 
 // check refuses what no loader would boot, before anything is pushed.
 func (a Artifact) check() error {
+	if _, err := osimage.VersionOf(a.Annotations); err != nil {
+		return err
+	}
 	for path, check := range map[string]func(io.ReaderAt, int64) error{
 		a.Kernel: func(r io.ReaderAt, size int64) error { return kexec.CheckFormat(r, size, "") },
 		a.UKI: func(r io.ReaderAt, size int64) error {

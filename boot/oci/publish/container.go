@@ -23,13 +23,21 @@ import (
 // maxRoot bounds the root of a container image, in bytes.
 const maxRoot = 1 << 40
 
+// ErrVersion says that an image cannot have the version that it was to get.
+var ErrVersion = errors.New("image version")
+
 // Container publishes a container image that another tool has made: it notes in
 // its manifest, or in each of an index, how large the root is when a loader has
 // unpacked it (osimage.AnnotationUnpacked), so that a machine with too little
-// memory refuses the image before it fetches it. That gives the image another
-// digest, and leaves signatures of the old one behind. An image that has the
-// annotation, and one of a kind that can have none, is copied as it is.
-func Container(ctx context.Context, src *Source, dst *Target) (ocispec.Descriptor, error) {
+// memory refuses the image before it fetches it, and the version, if it is to get
+// one (osimage.AnnotationVersion). That gives the image another digest, and leaves
+// signatures of the old one behind. An image that has the annotations already is
+// copied as it is, and so are those in an index that no loader boots.
+//
+// Version nil takes the image's own. Otherwise the image has that version
+// afterwards, 0 being none, or the error is [ErrVersion]: what is released under
+// one version is not published under another.
+func Container(ctx context.Context, src *Source, dst *Target, version *uint64) (ocispec.Descriptor, error) {
 	if src.Reference == "" {
 		return ocispec.Descriptor{}, errors.New("name a tag or digest of the container image")
 	}
@@ -37,7 +45,11 @@ func Container(ctx context.Context, src *Source, dst *Target) (ocispec.Descripto
 	if err != nil {
 		return root, fmt.Errorf("finding %s: %w", src.Reference, err)
 	}
-	noted, err := note(ctx, src, dst, root)
+	n := &noter{src: src, dst: dst, version: version}
+	noted, err := n.note(ctx, root)
+	if err == nil && version != nil && *version > 0 && n.versioned == 0 {
+		err = fmt.Errorf("%w: nothing in it can have one: it takes an OCI manifest (skopeo copy --format oci makes one) for linux/amd64 or linux/arm64", ErrVersion)
+	}
 	if err != nil {
 		return root, fmt.Errorf("container image %s: %w", root.Digest, err)
 	}
@@ -50,23 +62,31 @@ func Container(ctx context.Context, src *Source, dst *Target) (ocispec.Descripto
 	return noted, dst.Tag(ctx, noted, dst.Reference)
 }
 
-// note pushes the manifest or index d with the annotation, and all that it
+// A noter writes annotations into the manifests of an image.
+type noter struct {
+	src       *Source
+	dst       *Target
+	version   *uint64
+	versioned int // manifests that have the version
+}
+
+// note pushes the manifest or index d with the annotations, and all that it
 // needs. It returns d if there is nothing to be noted; then nothing was pushed.
-func note(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+func (n *noter) note(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
 	if d.Size > oci.MaxManifest {
 		return d, fmt.Errorf("manifest of %d bytes", d.Size)
 	}
 	switch d.MediaType {
 	case ocispec.MediaTypeImageIndex:
-		return noteIndex(ctx, src, dst, d)
+		return n.index(ctx, d)
 	case ocispec.MediaTypeImageManifest:
-		return noteManifest(ctx, src, dst, d)
+		return n.manifest(ctx, d)
 	}
 	return d, nil // Docker's own have no annotations
 }
 
-func noteIndex(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (ocispec.Descriptor, error) {
-	raw, err := content.FetchAll(ctx, src, d)
+func (n *noter) index(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	raw, err := content.FetchAll(ctx, n.src, d)
 	if err != nil {
 		return d, err
 	}
@@ -76,12 +96,12 @@ func noteIndex(ctx context.Context, src *Source, dst *Target, d ocispec.Descript
 	}
 	changed := false
 	for i, m := range x.Manifests {
-		noted, err := note(ctx, src, dst, m)
+		noted, err := n.note(ctx, m)
 		if err != nil {
 			return d, fmt.Errorf("%s: %w", m.Digest, err)
 		}
 		if noted.Digest == m.Digest {
-			if err := oras.CopyGraph(ctx, src, dst, m, oras.DefaultCopyGraphOptions); err != nil {
+			if err := oras.CopyGraph(ctx, n.src, n.dst, m, oras.DefaultCopyGraphOptions); err != nil {
 				return d, err
 			}
 			continue
@@ -92,11 +112,11 @@ func noteIndex(ctx context.Context, src *Source, dst *Target, d ocispec.Descript
 	if !changed {
 		return d, nil
 	}
-	return pushJSON(ctx, dst, d.MediaType, x)
+	return pushJSON(ctx, n.dst, d.MediaType, x)
 }
 
-func noteManifest(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (ocispec.Descriptor, error) {
-	raw, err := content.FetchAll(ctx, src, d)
+func (n *noter) manifest(ctx context.Context, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	raw, err := content.FetchAll(ctx, n.src, d)
 	if err != nil {
 		return d, err
 	}
@@ -104,25 +124,58 @@ func noteManifest(ctx context.Context, src *Source, dst *Target, d ocispec.Descr
 	if err != nil {
 		return d, err
 	}
-	if _, has := m.Annotations[osimage.AnnotationUnpacked]; has || m.ArtifactType != "" || m.Config.MediaType != ocispec.MediaTypeImageConfig {
+	if m.ArtifactType != "" || m.Config.MediaType != ocispec.MediaTypeImageConfig {
 		return d, nil
 	}
-	arch, err := copyConfig(ctx, src, dst, m.Config)
+	config, arch, err := n.config(ctx, m.Config)
 	if err != nil {
 		return d, err
 	}
 	if arch != "amd64" && arch != "arm64" {
-		return d, nil // no loader unpacks it, an attestation of a builder for one
+		return d, nil // no loader unpacks it; it may be a builder's attestation
 	}
-	size, err := copyLayers(ctx, src, dst, m.Layers, arch)
+	unversioned, err := n.needsVersion(m)
+	if err != nil {
+		return d, err
+	}
+	_, sized := m.Annotations[osimage.AnnotationUnpacked]
+	if sized && !unversioned {
+		return d, nil
+	}
+	if err := push(ctx, n.dst, m.Config, bytes.NewReader(config)); err != nil {
+		return d, err
+	}
+	size, err := copyLayers(ctx, n.src, n.dst, m.Layers, arch)
 	if err != nil {
 		return d, err
 	}
 	if m.Annotations == nil {
 		m.Annotations = make(map[string]string)
 	}
-	m.Annotations[osimage.AnnotationUnpacked] = strconv.FormatInt(size, 10)
-	return pushJSON(ctx, dst, d.MediaType, m)
+	if !sized {
+		m.Annotations[osimage.AnnotationUnpacked] = strconv.FormatInt(size, 10)
+	}
+	if unversioned {
+		m.Annotations[osimage.AnnotationVersion] = osimage.FormatVersion(*n.version)
+	}
+	return pushJSON(ctx, n.dst, d.MediaType, m)
+}
+
+// needsVersion tells whether m is to get a version. One that it has stays.
+func (n *noter) needsVersion(m ocispec.Manifest) (bool, error) {
+	have, err := osimage.VersionOf(m.Annotations)
+	if err != nil {
+		return false, err
+	}
+	if n.version == nil || have == *n.version {
+		n.versioned++
+		return false, nil
+	}
+	if have != 0 {
+		return false, fmt.Errorf("%w: it has version %d already, not %d; build it anew to release it as another", ErrVersion, have, *n.version)
+	}
+	n.versioned++
+	return true, nil
 }
 
 func pushJSON(ctx context.Context, dst *Target, mediaType string, v any) (ocispec.Descriptor, error) {
@@ -137,20 +190,19 @@ func pushJSON(ctx context.Context, dst *Target, mediaType string, v any) (ocispe
 	return d, nil
 }
 
-// copyConfig copies an image's config and returns its architecture.
-func copyConfig(ctx context.Context, src *Source, dst *Target, d ocispec.Descriptor) (arch string, err error) {
+// config reads an image's config and its architecture.
+func (n *noter) config(ctx context.Context, d ocispec.Descriptor) (raw []byte, arch string, err error) {
 	if d.Size > oci.MaxManifest {
-		return "", fmt.Errorf("config of %d bytes", d.Size)
+		return nil, "", fmt.Errorf("config of %d bytes", d.Size)
 	}
-	raw, err := content.FetchAll(ctx, src, d)
-	if err != nil {
-		return "", err
+	if raw, err = content.FetchAll(ctx, n.src, d); err != nil {
+		return nil, "", err
 	}
 	var config ocispec.Image
 	if err := json.Unmarshal(raw, &config); err != nil {
-		return "", fmt.Errorf("config: %w", err)
+		return nil, "", fmt.Errorf("config: %w", err)
 	}
-	return config.Architecture, push(ctx, dst, d, bytes.NewReader(raw))
+	return raw, config.Architecture, nil
 }
 
 // copyLayers copies an image's layers and returns the size in bytes of the root

@@ -94,7 +94,7 @@ func TestContainer(t *testing.T) {
 	publishes := func(from, to string) ocispec.Descriptor {
 		t.Helper()
 		dst := target(t, at(to))
-		d, err := publish.Container(t.Context(), source(t, at(from)), dst)
+		d, err := publish.Container(t.Context(), source(t, at(from)), dst, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

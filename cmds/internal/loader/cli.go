@@ -33,6 +33,7 @@ type Plan struct {
 	Ref        string           `json:"ref"`
 	Kind       string           `json:"kind"`
 	Version    uint64           `json:"version,omitempty"`
+	Vouched    bool             `json:"vouched,omitempty"` // keys, a digest or TUF stand for image and version
 	Cmdline    string           `json:"cmdline"`
 	NeedsRAM   int64            `json:"needsRAM"` // bytes
 	Artifacts  []event.Artifact `json:"artifacts"`
@@ -61,7 +62,7 @@ func (m *Machine) DryRun(ctx context.Context) (*Plan, error) {
 		return nil, fmt.Errorf("an image of type %T", c.Image)
 	}
 	p := &Plan{
-		Ref: c.Ref, Kind: b.Kind, Version: c.Version, Cmdline: b.Cmdline, NeedsRAM: b.NeedsRAM,
+		Ref: c.Ref, Kind: b.Kind, Version: c.Version, Vouched: c.Vouched, Cmdline: b.Cmdline, NeedsRAM: b.NeedsRAM,
 		Artifacts: b.Descriptor.Artifacts, Provenance: c.Provenance, PCR: m.o.Site.PCRs.Image,
 	}
 	values, err := predict.ForImage(b.Descriptor, []tpm2.TPMAlgID{tpm2.TPMAlgSHA256})
@@ -77,8 +78,13 @@ func (m *Machine) DryRun(ctx context.Context) (*Plan, error) {
 func (p *Plan) Write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "image\t%s\n", p.Ref)
-	if p.Version != 0 {
+	switch {
+	case p.Version == 0:
+		fmt.Fprintf(t, "version\tnone\n")
+	case p.Vouched:
 		fmt.Fprintf(t, "version\t%d\n", p.Version)
+	default:
+		fmt.Fprintf(t, "version\t%d, which nobody signed\n", p.Version)
 	}
 	fmt.Fprintf(t, "kind\t%s\ncommand line\t%s\nmemory\t%d MiB to load\n", p.Kind, p.Cmdline, p.NeedsRAM>>20)
 	fmt.Fprintln(t, "measured")

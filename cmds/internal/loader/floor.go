@@ -26,6 +26,7 @@ type nvFloor struct {
 	tpm      *tpmDevice
 	clock    *clock.Clock
 	required bool
+	attested bool // attestd judges the boot, and knows whether the machine had a floor
 
 	healthy  uint64 // image version that attestd knows to have run well here
 	ordered  bool   // attestd orders to write it anew
@@ -175,7 +176,7 @@ func (f *nvFloor) record(r floor.Record) event.Record {
 
 // dispensable tells whether c may do without the floor that err says is missing.
 func (f *nvFloor) dispensable(err error, c *flow.Candidate) bool {
-	return errors.Is(err, floor.ErrMissing) && !f.required && signedVersion(c) == 0 && c.Trust == nil
+	return errors.Is(err, floor.ErrMissing) && !f.required && c.Trust == nil && (f.attested || signedVersion(c) == 0)
 }
 
 // signedVersion is a version that a floor may follow: one that only a mirror's word stands for is none.

@@ -153,6 +153,7 @@ func (m *Machine) Boot() (*flow.Boot, error) {
 			return nil, err
 		}
 		b.Attester, b.ReleaseKey, b.Attempts = a, key, site.Attestd.Attempts
+		m.floor.attested = true
 	}
 	for i := range site.Sources {
 		s, err := m.source(&site.Sources[i])

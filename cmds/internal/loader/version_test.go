@@ -219,3 +219,19 @@ func TestMalformedVersion(t *testing.T) {
 		}
 	}
 }
+
+// TestVersionWithoutFloor has a site whose machines may do without a floor, such as
+// one that joins with a token and meets attestd for the first time. attestd then
+// judges an image with a version; where there is none, it does not boot.
+func TestVersionWithoutFloor(t *testing.T) {
+	w := newWorld(t)
+	r := newReleases(w)
+	r.sign(2)
+	w.undefine()
+	w.conf.Sources = []config.Source{r.source(2)}
+	w.refuses(floor.ErrMissing)
+	w.conf.Floor = config.FloorOptional
+	w.boots(event.FloorAbsent)
+	w.conf.Attestd, w.conf.ServerKey, w.conf.ReleaseKey = nil, nil, nil
+	w.refuses(floor.ErrMissing)
+}
