@@ -60,7 +60,8 @@ type Site struct {
 	Clock string `json:"clock,omitempty"`
 	// Floor says what happens on a machine whose TPM holds no rollback floor:
 	// require (the default with an attestd) boots nothing, optional (the
-	// default without) boots images that have no version.
+	// default without) boots images that have no signed version and, where
+	// attestd judges them, any from a registry or a medium.
 	Floor string `json:"floor,omitempty"`
 	// BuildTime is when the loader was built, RFC 3339 in UTC: the clock is
 	// never before it.

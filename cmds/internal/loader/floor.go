@@ -19,8 +19,8 @@ import (
 //
 // Without a floor nothing boots: an operating system with owner rights can
 // undefine the index, and must gain nothing by it. A site config may say that the
-// floor is optional; then what has no version boots without one, and the record
-// says so. A floor that was redefined or damaged stops everything in any case.
+// floor is optional; then an image from a registry or a medium boots without one,
+// if it has no version or attestd judges it, and the record says so. A floor that was redefined or damaged stops everything in any case.
 // The way out is attestd's signed order to write it anew, which is measured.
 type nvFloor struct {
 	tpm      *tpmDevice
