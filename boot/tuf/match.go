@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -45,6 +46,14 @@ func responsible(delegator string, d *metadata.Delegations, target string) []hop
 		}
 	}
 	return hops
+}
+
+// delegates says whether a role of that name is delegated to at all.
+func delegates(d *metadata.Delegations, name string) bool {
+	if s := d.SuccinctRoles; s != nil {
+		return s.IsDelegatedRole(name)
+	}
+	return slices.ContainsFunc(d.Roles, func(r metadata.DelegatedRole) bool { return r.Name == name })
 }
 
 func matches(r *metadata.DelegatedRole, target string) bool {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto"
 	"errors"
 	"fmt"
@@ -32,18 +31,28 @@ web server or bucket serves.
 Every command that changes something signs it with the keys given by --key. What
 still lacks signatures is a draft: clients do not see it, and "tuf sign" adds to
 it, on other machines too. Keys are PEM files; make one with
-"openssl genpkey -algorithm ed25519 -out root.pem" or let "tuf init" do it.`,
+"openssl genpkey -algorithm ed25519 -out root.pem" or let "tuf init" do it.
+
+Nothing that lies in the folder is trusted. Every command verifies it first, from
+the root and above the versions that this machine remembers outside of it ("tuf
+trust"), and shows what it is about to sign as a difference to what is published.
+It asks on a terminal; scripts say --yes.`,
 	}
 	cmd.AddCommand(newTUFInitCmd(), newTUFAddKeyCmd(), newTUFRotateCmd(), newTUFDelegateCmd(),
-		newTUFAddCmd(), newTUFRemoveCmd(), newTUFSignCmd(), newTUFDiscardCmd(), newTUFRefreshCmd(),
+		newTUFAddCmd(), newTUFRemoveCmd(), newTUFDiffCmd(), newTUFSignCmd(), newTUFDiscardCmd(), newTUFRefreshCmd(), newTUFTrustCmd(),
 		newTUFConsistentCmd(), newTUFVerifyCmd(), newTUFExportCmd(), newTUFBundleCmd(), newTUFSealCmd(), newTUFKeyIDCmd())
 	return cmd
 }
 
-// tufSigner is the flag that most commands have.
-type tufSigner struct{ files []string }
+// tufSigner are the flags of commands that sign.
+type tufSigner struct {
+	tufOperator
+	files []string
+}
 
 func (s *tufSigner) flag(cmd *cobra.Command) {
+	s.tufOperator.flag(cmd)
+	s.confirmFlag(cmd)
 	cmd.Flags().StringArrayVarP(&s.files, "key", "k", nil, "sign with the private key in this file; may be repeated")
 }
 
@@ -78,33 +87,19 @@ func (s *tufSigner) apply(cmd *cobra.Command, r *repo.Repo, changes ...repo.Chan
 // changing completes a command on a repository, its first argument: it makes
 // the changes that the arguments and flags ask for.
 func changing(cmd *cobra.Command, changes func(args []string) ([]repo.Change, error)) *cobra.Command {
-	var signer tufSigner
+	return changingBy(new(tufSigner), cmd, changes)
+}
+
+func changingBy(signer *tufSigner, cmd *cobra.Command, changes func(args []string) ([]repo.Change, error)) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := changes(args)
 		if err != nil {
 			return err
 		}
-		return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, c...) })
+		return signer.in(cmd, args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, c...) })
 	}
 	signer.flag(cmd)
 	return cmd
-}
-
-// inRepo runs f in a repository that is there.
-func inRepo(ctx context.Context, dir string, f func(*repo.Repo) error) error {
-	if !repo.Exists(dir) {
-		return fmt.Errorf("there is no repository in %s; \"sealboot tuf init %s\" begins one", dir, dir)
-	}
-	return locked(ctx, dir, f)
-}
-
-func locked(ctx context.Context, dir string, f func(*repo.Repo) error) error {
-	r, err := repo.Open(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return f(r)
 }
 
 func printTUFStatus(w io.Writer, s repo.Status) error {
@@ -171,7 +166,15 @@ func newTUFInitCmd() *cobra.Command {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
-			return locked(cmd.Context(), args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, changes...) })
+			return signer.locked(cmd, args[0], func(r *repo.Repo) error {
+				if err := signer.apply(cmd, r, changes...); err != nil {
+					return err
+				}
+				if err := printTrust(cmd.OutOrStdout(), r); !errors.Is(err, repo.ErrUntrusted) {
+					return err
+				}
+				return nil // a draft: its root waits for signatures
+			})
 		},
 	}
 	signer.flag(cmd)

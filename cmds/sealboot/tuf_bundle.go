@@ -32,12 +32,12 @@ elsewhere.`,
 			if err != nil {
 				return err
 			}
-			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error {
+			return signer.in(cmd, args[0], func(r *repo.Repo) error {
 				missing, err := r.BundleFile(cmd.Context(), time.Now(), repo.Bundle{Lifetime: d, Targets: targets, Keys: keys}, args[1])
 				if err != nil {
 					return err
 				}
-				return printSeal(cmd.OutOrStdout(), missing, args[1])
+				return printSeal(cmd.OutOrStdout(), missing, args[0], args[1])
 			})
 		},
 	}
@@ -50,36 +50,38 @@ elsewhere.`,
 func newTUFSealCmd() *cobra.Command {
 	var signer tufSigner
 	cmd := &cobra.Command{
-		Use:   "seal BUNDLE",
+		Use:   "seal REPOSITORY BUNDLE",
 		Short: "Add signatures to the seal of an offline bundle",
 		Long: `Add signatures to the seal of an offline bundle, a tar or a folder, where keys of the
-role targets are kept in different places. Without --key it shows what the seal
-says.`,
-		Example: `  sealboot tuf seal bundle.tar --key targets-2.pem`,
-		Args:    cobra.ExactArgs(1),
+role targets are kept in different places. The bundle has to verify from what this
+machine remembers of the repository. Without --key it shows what the seal says.`,
+		Example: `  sealboot tuf seal repo bundle.tar --key targets-2.pem`,
+		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			keys, err := signer.keys()
 			if err != nil {
 				return err
 			}
-			seal, err := repo.AddSeal(cmd.Context(), args[0], keys)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "timestamp %d, until %s\n", seal.Timestamp, seal.Expires.Format(time.RFC3339))
-			return printSeal(cmd.OutOrStdout(), seal.Missing, args[0])
+			return signer.in(cmd, args[0], func(r *repo.Repo) error {
+				seal, err := r.Seal(cmd.Context(), args[1], keys)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "timestamp %d, until %s\n", seal.Timestamp, seal.Expires.Format(time.RFC3339))
+				return printSeal(cmd.OutOrStdout(), seal.Missing, args[0], args[1])
+			})
 		},
 	}
 	signer.flag(cmd)
 	return cmd
 }
 
-func printSeal(w io.Writer, m repo.Missing, file string) (err error) {
+func printSeal(w io.Writer, m repo.Missing, dir, file string) (err error) {
 	if m.Need == 0 {
 		_, err = fmt.Fprintln(w, "sealed")
 	} else {
-		_, err = fmt.Fprintf(w, "devices refuse it: the seal needs %d more of the signatures of %s; add them with \"sealboot tuf seal %s\"\n",
-			m.Need, strings.Join(m.Keys, ", "), file)
+		_, err = fmt.Fprintf(w, "devices refuse it: the seal needs %d more of the signatures of %s; add them with \"sealboot tuf seal %s %s\"\n",
+			m.Need, strings.Join(m.Keys, ", "), dir, file)
 	}
 	return err
 }

@@ -61,7 +61,7 @@ func newTUFAddCmd() *cobra.Command {
 			if err := img.complete(&target, dir); err != nil {
 				return err
 			}
-			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, repo.AddTarget(target)) })
+			return signer.in(cmd, args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, repo.AddTarget(target)) })
 		},
 	}
 	signer.flag(cmd)
@@ -158,22 +158,33 @@ func newTUFRemoveCmd() *cobra.Command {
 }
 
 func newTUFSignCmd() *cobra.Command {
-	return changing(&cobra.Command{
+	var signer tufSigner
+	cmd := changingBy(&signer, &cobra.Command{
 		Use:   "sign REPOSITORY",
 		Short: "Add signatures to the draft, and publish it when it has enough",
-		Args:  cobra.ExactArgs(1),
+		Long: `Add signatures to the draft, and publish it when it has enough. The difference to
+what is published is shown first, as "tuf diff" does. A draft that comes from
+another machine is signed without a question only if --draft names it.`,
+		Example: `  sealboot tuf sign repo --key root.pem
+  sealboot tuf sign repo --key root.pem --yes --draft sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef`,
+		Args: cobra.ExactArgs(1),
 	}, func([]string) ([]repo.Change, error) { return nil, nil })
+	cmd.Flags().StringVar(&signer.draft, "draft", "", "sign the draft that has this digest and no other, as \"tuf diff\" prints it")
+	return cmd
 }
 
 func newTUFDiscardCmd() *cobra.Command {
-	return &cobra.Command{
+	var operator tufOperator
+	cmd := &cobra.Command{
 		Use:   "discard REPOSITORY",
 		Short: "Forget the draft",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return inRepo(cmd.Context(), args[0], (*repo.Repo).DropDraft)
+			return operator.in(cmd, args[0], (*repo.Repo).DropDraft)
 		},
 	}
+	operator.flag(cmd)
+	return cmd
 }
 
 func newTUFRefreshCmd() *cobra.Command {
@@ -182,9 +193,11 @@ func newTUFRefreshCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "refresh REPOSITORY [ROLE...]",
 		Short: "Sign roles anew before they expire; the timestamp if none is named",
-		Long: `Sign roles anew before they expire; the timestamp if none is named. A draft that
-waits for signatures is not touched.`,
-		Example: `  sealboot tuf refresh repo --key timestamp.pem
+		Long: `Sign roles anew before they expire, or after that; the timestamp if none is named.
+A draft that waits for signatures is not touched. With --yes it is for cron: what
+is published is verified first, and nothing but these roles and what names their
+versions is signed.`,
+		Example: `  sealboot tuf refresh repo --key timestamp.pem --yes
   sealboot tuf refresh repo timestamp snapshot --lifetime 120d --key timestamp.pem --key snapshot.pem`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -196,7 +209,7 @@ waits for signatures is not touched.`,
 			if err != nil {
 				return err
 			}
-			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error {
+			return signer.in(cmd, args[0], func(r *repo.Repo) error {
 				status, err := r.Renew(cmd.Context(), time.Now(), keys, changes...)
 				if err != nil {
 					return err
@@ -230,20 +243,19 @@ func refreshChanges(roles []string, lifetime string) ([]repo.Change, error) {
 }
 
 func newTUFVerifyCmd() *cobra.Command {
+	var operator tufOperator
 	var root string
 	cmd := &cobra.Command{
 		Use:   "verify REPOSITORY",
 		Short: "Follow the repository as a device would, and read every target",
-		Args:  cobra.ExactArgs(1),
+		Long: `Follow the repository as a device would, and read every target: from the root and
+above the versions that this machine remembers ("tuf trust"), or from another root
+alone.`,
+		Example: `  sealboot tuf verify repo
+  sealboot tuf verify /srv/www --root 1.root.json`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if root == "" {
-				root = filepath.Join(args[0], "metadata", "1.root.json")
-			}
-			trusted, err := os.ReadFile(root)
-			if err != nil {
-				return fmt.Errorf("read the root to trust (nothing is published yet, or --root names it): %w", err)
-			}
-			report, err := repo.Verify(cmd.Context(), args[0], trusted, time.Now())
+			report, err := operator.verify(cmd, args[0], root)
 			if err != nil {
 				return err
 			}
@@ -257,17 +269,39 @@ func newTUFVerifyCmd() *cobra.Command {
 			return w.Flush()
 		},
 	}
-	cmd.Flags().StringVar(&root, "root", "", "the root that devices trust; the first one if empty")
+	operator.flag(cmd)
+	cmd.Flags().StringVar(&root, "root", "", "the root that devices trust; the one that this machine remembers if empty")
+	cmd.MarkFlagsMutuallyExclusive("root", "state")
 	return cmd
 }
 
+func (o *tufOperator) verify(cmd *cobra.Command, dir, root string) (report repo.Report, err error) {
+	if root != "" {
+		trusted, err := os.ReadFile(root)
+		if err != nil {
+			return report, fmt.Errorf("read the root to trust: %w", err)
+		}
+		return repo.Verify(cmd.Context(), dir, trusted, time.Now())
+	}
+	err = o.in(cmd, dir, func(r *repo.Repo) error {
+		report, err = r.Verify(cmd.Context(), time.Now())
+		return err
+	})
+	return report, err
+}
+
 func newTUFExportCmd() *cobra.Command {
-	return &cobra.Command{
+	var operator tufOperator
+	cmd := &cobra.Command{
 		Use:   "export REPOSITORY FOLDER",
 		Short: "Copy what is published to a folder for a web server or a bucket",
-		Args:  cobra.ExactArgs(2),
+		Long: `Copy what is published to a folder for a web server or a bucket, once all of it
+verifies.`,
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return inRepo(cmd.Context(), args[0], func(r *repo.Repo) error { return r.Export(cmd.Context(), args[1]) })
+			return operator.in(cmd, args[0], func(r *repo.Repo) error { return r.Export(cmd.Context(), args[1]) })
 		},
 	}
+	operator.flag(cmd)
+	return cmd
 }

@@ -53,6 +53,9 @@ func (l *Lab) initTUF(ctx context.Context) error {
 
 func (l *Lab) tufRepo() string { return l.path("tuf-repo") }
 
+// tufState is what the repository's operator remembers of it.
+func (l *Lab) tufState() string { return l.path("tuf-state") }
+
 // tufSite is what the web server has: the repository as it was exported last.
 func (l *Lab) tufSite() string { return l.path("tuf-site") }
 
@@ -72,6 +75,7 @@ func (l *Lab) TUF(ctx context.Context, verb string, args ...string) error {
 	for _, file := range found {
 		args = append(args, "--key", file)
 	}
+	args = append(args, "--yes", "--state", l.tufState())
 	_, err = l.sealboot(ctx, args...)
 	return err
 }
@@ -89,7 +93,7 @@ func (l *Lab) PublishTUF(ctx context.Context, version uint64) error {
 
 // ExportTUF puts the repository on the web server as it is now.
 func (l *Lab) ExportTUF(ctx context.Context) error {
-	_, err := l.sealboot(ctx, "tuf", "export", l.tufRepo(), l.tufSite())
+	_, err := l.sealboot(ctx, "tuf", "export", l.tufRepo(), l.tufSite(), "--state", l.tufState())
 	return err
 }
 

@@ -162,7 +162,7 @@ func tufRollback(t *testing.T, l *Lab) {
 // machine's clock stands at 1970 does not help: attestd signs the time.
 func tufExpired(t *testing.T, l *Lab) {
 	ctx := t.Context()
-	r, err := repo.Open(ctx, l.tufRepo())
+	r, err := repo.Open(ctx, l.tufRepo(), repo.Operator{State: l.tufState()})
 	if err != nil {
 		t.Fatal(err)
 	}

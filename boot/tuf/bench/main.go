@@ -108,7 +108,7 @@ func (b *bench) publish(size int64) error {
 	if err := os.Mkdir(b.path("repo"), 0o755); err != nil {
 		return err
 	}
-	r, err := repo.Open(b.ctx, b.path("repo"))
+	r, err := repo.Open(b.ctx, b.path("repo"), repo.Operator{State: b.path("state")})
 	if err != nil {
 		return err
 	}

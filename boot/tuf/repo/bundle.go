@@ -36,15 +36,19 @@ type Bundle struct {
 // Bundle writes an offline bundle of what is published, as a tar, to w. It
 // returns what its seal still lacks; devices refuse it until then.
 func (r *Repo) Bundle(ctx context.Context, now time.Time, b Bundle, w io.Writer) (Missing, error) {
-	published, err := readPublished(r.path(bundle.MetadataDir))
+	p, err := r.load(ctx)
 	if err != nil {
 		return Missing{}, err
 	}
-	files, err := r.bundleTargets(published, b.Targets)
+	files, err := r.bundleTargets(p, b.Targets)
 	if err != nil {
 		return Missing{}, err
 	}
-	seal, missing, err := r.seal(published, now, b)
+	md := newSeal(p, now, b.Lifetime)
+	if err := r.confirmSeal(p, md, files, b.Keys); err != nil {
+		return Missing{}, err
+	}
+	seal, missing, err := signSeal(p, md, b.Keys)
 	if err != nil {
 		return Missing{}, fmt.Errorf("seal the bundle: %w", err)
 	}
@@ -83,15 +87,31 @@ func (r *Repo) BundleFile(ctx context.Context, now time.Time, b Bundle, file str
 	return missing, err
 }
 
-// bundleTargets are the files for the named targets and what they refer to.
-func (r *Repo) bundleTargets(published map[string]any, names []string) ([]string, error) {
-	if len(names) == 0 {
-		return targetFiles(published), nil
+// bundleTargets are the files for the named targets and what they refer to, each
+// compared with what is signed of it.
+func (r *Repo) bundleTargets(p *published, names []string) ([]string, error) {
+	all, err := p.targetFiles()
+	if err != nil {
+		return nil, err
 	}
-	consistent := published[tuf.RoleRoot].(*rootMD).Signed.ConsistentSnapshot
 	files := map[string]bool{}
+	add := func(file string) error {
+		files[file] = true
+		if err := checkFile(r.path(bundle.TargetsDir, filepath.FromSlash(file)), all[file]); err != nil {
+			return fmt.Errorf("target file %s: %w", file, err)
+		}
+		return nil
+	}
+	if len(names) == 0 {
+		for file := range all {
+			if err := add(file); err != nil {
+				return nil, err
+			}
+		}
+	}
+	consistent := p.roles[tuf.RoleRoot].(*rootMD).Signed.ConsistentSnapshot
 	for todo := slices.Clone(names); len(todo) > 0; todo = todo[1:] {
-		f := findTarget(published, todo[0])
+		f := findTarget(p.roles, todo[0])
 		if f == nil {
 			return nil, fmt.Errorf("%w: there is no target %q", ErrChange, todo[0])
 		}
@@ -99,7 +119,9 @@ func (r *Repo) bundleTargets(published map[string]any, names []string) ([]string
 		if files[file] {
 			continue
 		}
-		files[file] = true
+		if err := add(file); err != nil {
+			return nil, err
+		}
 		more, err := references(f, r.path(bundle.TargetsDir, filepath.FromSlash(file)))
 		if err != nil {
 			return nil, fmt.Errorf("target %s: %w", todo[0], err)
@@ -152,18 +174,11 @@ func addBytes(tw *tar.Writer, name string, data []byte) error {
 }
 
 func addFile(tw *tar.Writer, name, file string) (err error) {
-	f, err := os.Open(file)
+	f, st, err := openPlain(file)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a plain file", file)
-	}
 	h := &tar.Header{Name: name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}
 	if err := tw.WriteHeader(h); err != nil {
 		return err

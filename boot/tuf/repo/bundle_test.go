@@ -20,10 +20,7 @@ import (
 func TestBundleOutlivesTheTimestamp(t *testing.T) {
 	f := newFixture(t)
 	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "a", File: f.file("first")}), repo.AddTarget(repo.Target{Name: "b", File: f.file("second")}))
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	defer r.Close()
 	b := repo.Bundle{Lifetime: 60 * 24 * time.Hour, Targets: []string{"a"}, Keys: []crypto.Signer{f.keys["targets"]}}
 	var tarball bytes.Buffer
@@ -73,6 +70,16 @@ func (f *fixture) boot(path string, now time.Time, name string) error {
 	return file.Close()
 }
 
+// unpack makes a folder of a tar, and returns the path of something in it.
+func unpack(t *testing.T, path string, name ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "tar", "-C", folder, "-xf", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return filepath.Join(append([]string{folder}, name...)...)
+}
+
 // TestSealInTwoPlaces: the keys of the targets role are kept apart. Each signs
 // the seal in its place, in the tar or in a folder of it.
 func TestSealInTwoPlaces(t *testing.T) {
@@ -80,10 +87,7 @@ func TestSealInTwoPlaces(t *testing.T) {
 	far := tuftest.NewKey(t)
 	f.publish(start, append(f.all(), far), repo.AddKey("targets", far.Public()), repo.SetThreshold("targets", 2),
 		repo.AddTarget(repo.Target{Name: "os", File: f.file("content")}))
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	defer r.Close()
 	path := filepath.Join(t.TempDir(), "stick.tar")
 	b := repo.Bundle{Lifetime: 24 * time.Hour, Keys: []crypto.Signer{f.keys["targets"]}}
@@ -94,20 +98,17 @@ func TestSealInTwoPlaces(t *testing.T) {
 	if err := f.boot(path, start, "os"); !errors.Is(err, tuf.ErrUnverified) {
 		t.Fatalf("with half of its seal: %v", err)
 	}
-	folder := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "tar", "-C", folder, "-xf", path).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	folder := unpack(t, path)
 	for _, place := range []string{path, folder} {
-		if _, err := repo.AddSeal(t.Context(), place, []crypto.Signer{f.keys["snapshot"]}); !errors.Is(err, repo.ErrChange) {
+		if _, err := r.Seal(t.Context(), place, []crypto.Signer{f.keys["snapshot"]}); !errors.Is(err, repo.ErrChange) {
 			t.Errorf("a key of another role: %v", err)
 		}
 		for _, keys := range [][]crypto.Signer{nil, {f.keys["targets"]}} { // to look, and once more
-			if seal, err := repo.AddSeal(t.Context(), place, keys); err != nil || seal.Missing.Need != 1 {
+			if seal, err := r.Seal(t.Context(), place, keys); err != nil || seal.Missing.Need != 1 {
 				t.Errorf("%+v, %v", seal, err)
 			}
 		}
-		seal, err := repo.AddSeal(t.Context(), place, []crypto.Signer{f.keys["snapshot"], far})
+		seal, err := r.Seal(t.Context(), place, []crypto.Signer{f.keys["snapshot"], far})
 		if err != nil || seal.Missing.Need != 0 || !seal.Expires.Equal(start.Add(b.Lifetime)) || seal.Timestamp != 2 {
 			t.Errorf("%+v, %v", seal, err)
 		}
@@ -115,7 +116,7 @@ func TestSealInTwoPlaces(t *testing.T) {
 			t.Errorf("sealed by both: %v", err)
 		}
 	}
-	if _, err := repo.AddSeal(t.Context(), f.dir, nil); !errors.Is(err, tuf.ErrNotFound) {
+	if _, err := r.Seal(t.Context(), f.dir, nil); !errors.Is(err, tuf.ErrNotFound) {
 		t.Errorf("a folder without a seal: %v", err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -139,6 +138,9 @@ func (e *Edit) grants(role string, change func(keys map[string]*metadata.Key, id
 		}
 		root := &md.(*rootMD).Signed
 		r := root.Roles[role]
+		if r == nil {
+			return fmt.Errorf("%w: the root has no role %s", ErrChange, role)
+		}
 		return change(root.Keys, &r.KeyIDs, &r.Threshold)
 	}
 	found := false
@@ -185,6 +187,11 @@ func Delegate(d Delegation) Change {
 		}
 		if d.Name == "" || slices.Contains(topLevel, d.Name) || len(d.Paths) == 0 || len(d.Keys) < max(d.Threshold, 1) {
 			return fmt.Errorf("%w: role %q needs a name of its own, paths, and as many keys as its threshold", ErrChange, d.Name)
+		}
+		if e.roles[d.Name] == nil { // other tools' roles have the names that they have
+			if err := e.checkRoleName(d.Name); err != nil {
+				return err
+			}
 		}
 		t, err := e.targets(d.Delegator)
 		if err != nil {
@@ -247,8 +254,8 @@ func AddTarget(t Target) Change {
 		if t.Role == "" {
 			t.Role = tuf.RoleTargets
 		}
-		if t.Name == "" || strings.HasPrefix(t.Name, "/") || slices.Contains(strings.Split(t.Name, "/"), "..") {
-			return fmt.Errorf("%w: target name %q", ErrChange, t.Name)
+		if err := checkTargetName(t.Name); err != nil {
+			return err
 		}
 		role, err := e.targets(t.Role)
 		if err != nil {

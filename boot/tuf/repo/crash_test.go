@@ -114,7 +114,7 @@ func killedAt(t *testing.T, at int, signAll bool, l layout) (died bool) {
 
 func apply(t *testing.T, dir string, f func(*Repo)) {
 	t.Helper()
-	r, err := Open(t.Context(), dir)
+	r, err := Open(t.Context(), dir, Operator{State: dir + ".state"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,17 +18,20 @@ import (
 type Edit struct {
 	repo      *Repo
 	now       time.Time
-	published map[string]any
+	published *published
 	roles     map[string]any  // as they will be
 	changed   map[string]bool // which of them need signatures
 	dirty     map[string]bool // changed just now: signatures of the draft are void
+	draft     string          // digest of the draft below the change, if there is one
 }
 
-func newEdit(r *Repo, now time.Time, published map[string]any) *Edit {
-	return &Edit{
-		repo: r, now: now.UTC().Truncate(time.Second), published: published,
-		roles: maps.Clone(published), changed: map[string]bool{}, dirty: map[string]bool{},
+func newEdit(r *Repo, now time.Time, p *published) *Edit {
+	e := &Edit{
+		repo: r, now: now.UTC().Truncate(time.Second), published: p,
+		roles: map[string]any{}, changed: map[string]bool{}, dirty: map[string]bool{},
 	}
+	maps.Copy(e.roles, p.roles)
+	return e
 }
 
 // touch returns a role for changing, with its next version.
@@ -45,10 +48,7 @@ func (e *Edit) touch(name string) (any, error) {
 		return nil, err
 	}
 	f := fieldsOf(md)
-	*f.version = 1
-	if old := e.published[name]; old != nil {
-		*f.version = *fieldsOf(old).version + 1
-	}
+	*f.version = e.published.version(name) + 1
 	life := f.lifetime(name)
 	f.setLifetime(life)
 	*f.expires = e.now.Add(life)
@@ -77,22 +77,22 @@ func (e *Edit) granted(name string) map[string]authority {
 	all := map[string]authority{}
 	switch md := e.roles[name].(type) {
 	case *rootMD:
-		for role, r := range md.Signed.Roles {
-			all[role] = authority{keyIDs: r.KeyIDs, threshold: r.Threshold}
+		for role := range md.Signed.Roles {
+			all[role], _ = grant(md, role)
 		}
 	case *targetsMD:
 		if d := md.Signed.Delegations; d != nil {
 			for _, r := range d.Roles {
-				all[r.Name] = authority{keyIDs: r.KeyIDs, threshold: r.Threshold}
+				all[r.Name], _ = grant(md, r.Name)
 			}
 		}
 	}
 	return all
 }
 
-// settle changes what has to follow from what was changed: roles whose keys
-// are not trusted any more are signed anew, the snapshot names the versions,
-// and the timestamp the snapshot.
+// settle changes what has to follow from what was changed: roles whose keys this
+// change has taken away are signed anew, the snapshot names the versions, and the
+// timestamp the snapshot. No other role is, whatever is wrong with it.
 func (e *Edit) settle() error {
 	if e.root() == nil {
 		return fmt.Errorf("%w: there is no repository yet; create one", ErrChange)
@@ -100,7 +100,7 @@ func (e *Edit) settle() error {
 	for again := true; again; {
 		again = false
 		for _, name := range slices.Sorted(maps.Keys(e.roles)) {
-			if e.changed[name] || name == tuf.RoleRoot || e.complete(name) || len(e.authorities(name)) == 0 {
+			if e.changed[name] || name == tuf.RoleRoot || !e.altered(name) || e.complete(name) || len(e.authorities(name)) == 0 {
 				continue // nobody can sign a role that nobody delegates to
 			}
 			if _, err := e.touch(name); err != nil {
@@ -167,41 +167,74 @@ func names(snapshot, meta map[string]*metadata.MetaFiles) bool {
 
 // authority is who may sign a role: a delegator with its keys.
 type authority struct {
+	role      string
 	keys      map[string]*metadata.Key
 	keyIDs    []string
 	threshold int
-	verify    func() error
+	md        any // what is to be signed
+}
+
+// grant returns whom a delegator lets sign a role, if it does.
+func grant(delegator any, role string) (authority, bool) {
+	switch md := delegator.(type) {
+	case *rootMD:
+		if r := md.Signed.Roles[role]; r != nil {
+			return authority{role: role, keys: md.Signed.Keys, keyIDs: r.KeyIDs, threshold: r.Threshold}, true
+		}
+	case *targetsMD:
+		d := md.Signed.Delegations
+		if d == nil {
+			break
+		}
+		if s := d.SuccinctRoles; s != nil && s.IsDelegatedRole(role) {
+			return authority{role: role, keys: d.Keys, keyIDs: s.KeyIDs, threshold: s.Threshold}, true
+		}
+		for _, r := range d.Roles {
+			if r.Name == role {
+				return authority{role: role, keys: d.Keys, keyIDs: r.KeyIDs, threshold: r.Threshold}, true
+			}
+		}
+	}
+	return authority{}, false
+}
+
+// same says whether two authorities ask for the same signatures.
+func (a authority) same(b authority) bool {
+	key := func(a, b *metadata.Key) bool {
+		return a == b || a != nil && b != nil && a.Type == b.Type && a.Scheme == b.Scheme && a.Value.PublicKey == b.Value.PublicKey
+	}
+	return a.threshold == b.threshold && slices.EqualFunc(a.keyIDs, b.keyIDs, func(x, y string) bool {
+		return x == y && key(a.keys[x], b.keys[y])
+	})
+}
+
+// altered says whether this change has altered who may sign a role.
+func (e *Edit) altered(name string) bool {
+	for delegator := range e.changed {
+		before, was := grant(e.published.roles[delegator], name)
+		after, is := grant(e.roles[delegator], name)
+		if was != is || !before.same(after) {
+			return true
+		}
+	}
+	return false
 }
 
 // authorities returns everyone whose threshold a role has to meet. A root has
 // two: the one before it and itself. A role has one a delegator.
 func (e *Edit) authorities(name string) []authority {
-	md := e.roles[name]
-	var all []authority
-	fromRoot := func(root *rootMD) {
-		if role := root.Signed.Roles[name]; role != nil {
-			all = append(all, authority{root.Signed.Keys, role.KeyIDs, role.Threshold,
-				func() error { return root.VerifyDelegate(name, md) }})
-		}
+	var delegators []any
+	if name == tuf.RoleRoot {
+		delegators = append(delegators, e.published.roles[tuf.RoleRoot])
 	}
-	if old, ok := e.published[tuf.RoleRoot].(*rootMD); ok && name == tuf.RoleRoot {
-		fromRoot(old)
-	}
-	fromRoot(e.root())
 	for _, delegator := range slices.Sorted(maps.Keys(e.roles)) {
-		t, ok := e.roles[delegator].(*targetsMD)
-		if !ok || t.Signed.Delegations == nil {
-			continue
-		}
-		d := t.Signed.Delegations
-		verify := func() error { return t.VerifyDelegate(name, md) }
-		for _, role := range d.Roles {
-			if role.Name == name {
-				all = append(all, authority{d.Keys, role.KeyIDs, role.Threshold, verify})
-			}
-		}
-		if s := d.SuccinctRoles; s != nil && s.IsDelegatedRole(name) {
-			all = append(all, authority{d.Keys, s.KeyIDs, s.Threshold, verify})
+		delegators = append(delegators, e.roles[delegator])
+	}
+	var all []authority
+	for _, delegator := range delegators {
+		if a, ok := grant(delegator, name); ok {
+			a.md = e.roles[name]
+			all = append(all, a)
 		}
 	}
 	return all
@@ -218,14 +251,21 @@ func (e *Edit) complete(name string) bool {
 	return len(all) > 0
 }
 
-// check is verify for metadata that another tool, or a damaged draft, wrote.
-func (a authority) check() (err error) {
+// check says whether the threshold is met.
+func (a authority) check() error { return a.verify(a.keyIDs, a.threshold) }
+
+// verify says whether so many of the keys have signed. Another tool, or a damaged
+// draft, may have written the metadata.
+func (a authority) verify(ids []string, threshold int) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("verify: %v", r)
 		}
 	}()
-	return a.verify()
+	delegator := &rootMD{Signed: metadata.RootType{Keys: a.keys, Roles: map[string]*metadata.Role{
+		a.role: {KeyIDs: ids, Threshold: threshold},
+	}}}
+	return delegator.VerifyDelegate(a.role, a.md)
 }
 
 // sign signs every changed role with every key that may.
@@ -242,16 +282,14 @@ func (e *Edit) sign(keys []crypto.Signer) error {
 	return nil
 }
 
+// idsOf are the identifiers under which the authority asks for a signature of key.
+func (a authority) idsOf(key crypto.Signer) []string {
+	return slices.DeleteFunc(sign.IDs(a.keys, key.Public()), func(id string) bool { return !slices.Contains(a.keyIDs, id) })
+}
+
 // trusts says whether anybody trusts a role to be signed with key.
 func (e *Edit) trusts(name string, key crypto.Signer) bool {
-	for _, a := range e.authorities(name) {
-		for _, id := range sign.IDs(a.keys, key.Public()) {
-			if slices.Contains(a.keyIDs, id) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.authorities(name), func(a authority) bool { return len(a.idsOf(key)) > 0 })
 }
 
 // anyTrusted says whether one of the keys has anything to sign.
@@ -265,10 +303,7 @@ func (e *Edit) anyTrusted(keys []crypto.Signer) bool {
 }
 
 func (e *Edit) signAs(name string, a authority, key crypto.Signer) error {
-	for _, id := range sign.IDs(a.keys, key.Public()) {
-		if !slices.Contains(a.keyIDs, id) {
-			continue
-		}
+	for _, id := range a.idsOf(key) {
 		if err := signAny(e.roles[name], id, key); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

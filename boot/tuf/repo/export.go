@@ -4,15 +4,17 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
-	"github.com/sealboot/sealboot/boot/tuf/store"
 )
 
 // Report is what [Verify] found.
@@ -32,62 +34,55 @@ type Role struct {
 
 // Verify follows the repository in dir as a device would, starting from a root
 // it trusts, and reads every target. It needs no lock.
-func Verify(ctx context.Context, dir string, trustedRoot []byte, now time.Time) (Report, error) {
+func Verify(ctx context.Context, dir string, trustedRoot []byte, now time.Time) (report Report, err error) {
+	const attempts = 10
+	for range attempts { // it may be read while it is exchanged
+		if report, err = verify(ctx, dir, &memory{Root: trustedRoot}, now); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return report, err
+}
+
+// Verify follows the repository as a device would, from the root and above the
+// versions that the operator remembers, and reads every target.
+func (r *Repo) Verify(ctx context.Context, now time.Time) (Report, error) {
+	if r.memory.Root == nil {
+		return Report{}, r.untrusted()
+	}
+	return verify(ctx, r.dir, &r.memory, now)
+}
+
+func verify(ctx context.Context, dir string, m *memory, now time.Time) (Report, error) {
 	folder, err := bundle.OpenFolder(dir)
 	if err != nil {
 		return Report{}, err
 	}
 	defer folder.Close()
-	folder.Create = func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
-	client, err := tuf.New(tuf.Config{
-		TrustedRoot: trustedRoot, Store: &store.Memory{}, Now: now,
-		Repositories: []tuf.Repository{folder}, Targets: folder,
-	})
+	f, err := newFollower(folder, m.Root, m, now)
 	if err != nil {
 		return Report{}, err
 	}
-	published, state, err := settled(ctx, client, dir)
+	p, err := f.follow(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Root: state.RootSHA256, Roles: map[string]Role{}}
-	for name, md := range published {
-		f := fieldsOf(md)
-		r := Role{Version: *f.version, Expires: *f.expires}
+	if err := m.checkDelegated(p.versions); err != nil {
+		return Report{}, err
+	}
+	report := Report{Root: p.state.RootSHA256, Roles: map[string]Role{}}
+	for name, md := range p.roles {
+		fields := fieldsOf(md)
+		role := Role{Version: *fields.version, Expires: *fields.expires}
 		if t, ok := md.(*targetsMD); ok {
-			r.Targets = len(t.Signed.Targets)
-			if err := readTargets(ctx, client, t); err != nil {
+			role.Targets = len(t.Signed.Targets)
+			if err := readTargets(ctx, f.client, t); err != nil {
 				return Report{}, err
 			}
 		}
-		report.Roles[name] = r
+		report.Roles[name] = role
 	}
 	return report, nil
-}
-
-// settled reads what is published and follows it, again if somebody published in
-// between.
-func settled(ctx context.Context, client *tuf.Client, dir string) (published map[string]any, state tuf.State, err error) {
-	const attempts = 10
-	for range attempts {
-		published, err = readPublished(filepath.Join(dir, bundle.MetadataDir))
-		if err == nil {
-			err = client.Refresh(ctx)
-		}
-		if err == nil {
-			state, err = client.State()
-		}
-		if err != nil {
-			continue // or it was read while it was exchanged
-		}
-		version := func(role string) int64 { return *fieldsOf(published[role]).version }
-		if version(tuf.RoleTimestamp) == state.Timestamp.Version && version(tuf.RoleSnapshot) == state.Snapshot.Version &&
-			version(tuf.RoleTargets) == state.Targets.Version {
-			return published, state, nil
-		}
-		err = fmt.Errorf("%s is being changed all the time", dir)
-	}
-	return nil, tuf.State{}, err
 }
 
 func readTargets(ctx context.Context, client *tuf.Client, t *targetsMD) error {
@@ -107,21 +102,25 @@ func readTargets(ctx context.Context, client *tuf.Client, t *targetsMD) error {
 	return nil
 }
 
-// Export copies what is published to the folder dst, for any web server or
-// bucket. What was in dst/metadata is replaced in one step, after the targets
-// are there; targets that are not published any more stay for clients that are
-// on their way.
+// Export copies what is published, once it verifies, to the folder dst, for any web
+// server or bucket. What was in dst/metadata is replaced in one step, after the
+// targets are there; targets that are not published any more stay for clients that
+// are on their way.
 func (r *Repo) Export(ctx context.Context, dst string) error {
-	published, err := readPublished(r.path(bundle.MetadataDir))
+	p, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	files, err := p.targetFiles()
 	if err != nil {
 		return err
 	}
 	out := &Repo{dir: dst, step: r.step}
-	for _, file := range targetFiles(published) {
+	for _, file := range slices.Sorted(maps.Keys(files)) {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := out.importTarget(r.path(bundle.TargetsDir, filepath.FromSlash(file)), file); err != nil {
+		if err := out.importTarget(r.path(bundle.TargetsDir, filepath.FromSlash(file)), file, files[file]); err != nil {
 			return fmt.Errorf("export target %s: %w", file, err)
 		}
 	}
@@ -135,25 +134,60 @@ func (r *Repo) Export(ctx context.Context, dst string) error {
 }
 
 // importTarget copies a target file that has its final name already.
-func (r *Repo) importTarget(src, file string) error {
+func (r *Repo) importTarget(src, file string, want tuf.Want) error {
 	have, err := os.Stat(r.path(bundle.TargetsDir, filepath.FromSlash(file)))
-	if want, err2 := os.Stat(src); err == nil && err2 == nil && have.Size() == want.Size() && have.ModTime().After(want.ModTime()) {
+	if original, err2 := os.Stat(src); err == nil && err2 == nil && have.Size() == original.Size() && have.ModTime().After(original.ModTime()) {
 		return nil
+	}
+	if err := checkFile(src, want); err != nil {
+		return err
 	}
 	_, err = r.copyTarget(file, src, false)
 	return err
 }
 
-// targetFiles are the paths below targets/ that the roles refer to.
-func targetFiles(roles map[string]any) []string {
-	consistent := roles[tuf.RoleRoot].(*rootMD).Signed.ConsistentSnapshot
-	files := map[string]bool{}
-	for _, md := range roles {
+// checkFile compares a target file with what is signed of it.
+func checkFile(file string, want tuf.Want) error {
+	f, _, err := openPlain(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return want.Check(f)
+}
+
+// openPlain opens a file that is in the repository. A pipe in its place would wait
+// for ever.
+func openPlain(file string) (*os.File, fs.FileInfo, error) {
+	st, err := os.Stat(file)
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a plain file", file)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := os.Open(file)
+	return f, st, err
+}
+
+// targetFiles are the paths below targets/ that the roles refer to, and what is to
+// be there.
+func (p *published) targetFiles() (map[string]tuf.Want, error) {
+	root, ok := p.roles[tuf.RoleRoot].(*rootMD)
+	if !ok {
+		return nil, fmt.Errorf("%w: nothing is published yet", ErrChange)
+	}
+	files := map[string]tuf.Want{}
+	for _, md := range p.roles {
 		if t, ok := md.(*targetsMD); ok {
 			for name, f := range t.Signed.Targets {
-				files[targetFile(name, f, consistent)] = true
+				files[targetFile(name, f, root.Signed.ConsistentSnapshot)] = wantOf(f)
 			}
 		}
 	}
-	return slices.Sorted(maps.Keys(files))
+	return files, nil
+}
+
+func wantOf(f *metadata.TargetFiles) tuf.Want {
+	return tuf.Want{Size: f.Length, SHA256: f.Hashes["sha256"], SHA512: f.Hashes["sha512"]}
 }

@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"crypto"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -80,6 +81,10 @@ func TestWeFollowTUFJS(t *testing.T) {
 	node(t, "publish.js", f.dir)
 	now := time.Now()
 	f.wantVersions(now, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1, "team": 1})
+	r := f.open()
+	if err := errors.Join(r.Begin(t.Context(), f.rootFile()), r.Close()); err != nil {
+		t.Fatal(err)
+	}
 	// A target of ours, waiting for the keys that only tuf-js's owner has.
 	s, err := f.apply(now, nil, repo.AddTarget(repo.Target{Name: "ours", File: f.file("ours")}))
 	if err != nil || s.Published || len(s.Missing) != 3 {

@@ -151,18 +151,13 @@ func Consistent() Change {
 
 // alsoByDigest gives a target of the plain layout its other name.
 func (r *Repo) alsoByDigest(name string, f *metadata.TargetFiles) error {
-	plain, err := os.Open(r.path(bundle.TargetsDir, filepath.FromSlash(name)))
-	if err != nil {
-		return err
-	}
-	defer plain.Close()
-	want := tuf.Want{Size: f.Length, SHA256: f.Hashes["sha256"], SHA512: f.Hashes["sha512"]}
-	if err := want.Check(plain); err != nil {
+	plain := r.path(bundle.TargetsDir, filepath.FromSlash(name))
+	if err := checkFile(plain, wantOf(f)); err != nil {
 		return err
 	}
 	dst := r.path(bundle.TargetsDir, filepath.FromSlash(targetFile(name, f, true)))
 	r.step()
-	if err := os.Link(plain.Name(), dst); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Link(plain, dst); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return r.syncUp(filepath.Dir(dst))

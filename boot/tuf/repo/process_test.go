@@ -49,7 +49,7 @@ func publishForEver(dir string) error {
 func publishOne(dir string, key crypto.Signer, target repo.Target) error {
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
-	r, err := repo.Open(ctx, dir)
+	r, err := repo.Open(ctx, dir, operator(dir))
 	if err != nil {
 		return err
 	}

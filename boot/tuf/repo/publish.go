@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,8 +16,20 @@ import (
 	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
-// publish makes the edited roles what clients see.
-func (r *Repo) publish(e *Edit) error {
+// publish makes the edited roles what clients see, after they were followed from
+// the operator's root in the folder where they wait.
+func (r *Repo) publish(ctx context.Context, e *Edit) error {
+	m := r.memory
+	if e.published.roles == nil { // the first publication: its root is the operator's own
+		root, err := encode(e.roles[tuf.RoleRoot])
+		if err != nil {
+			return err
+		}
+		m.Root = root
+		if err := r.remember(m); err != nil { // versions are still unseen, in case this ends here
+			return err
+		}
+	}
 	err := r.replaceDir(bundle.MetadataDir, func(staged string) error {
 		if err := linkAll(r.path(bundle.MetadataDir), staged); err != nil {
 			return err
@@ -27,22 +40,36 @@ func (r *Repo) publish(e *Edit) error {
 				return err
 			}
 		}
-		return e.nameVersions(staged)
+		if err := e.nameVersions(staged); err != nil {
+			return err
+		}
+		p, err := follow(ctx, filepath.Dir(staged), &m)
+		if err != nil {
+			return err
+		}
+		return m.note(ctx, p)
 	})
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
-	return nil
+	return r.remember(m)
 }
 
 // saveDraft keeps roles that lack signatures.
 func (r *Repo) saveDraft(e *Edit) error {
+	files := map[string][]byte{}
+	for name := range e.changed {
+		data, err := encode(e.roles[name])
+		if err != nil {
+			return err
+		}
+		files[name] = data
+	}
+	if err := r.rememberDraft(draftDigest(files)); err != nil {
+		return err
+	}
 	err := r.replaceDir(draftDir, func(staged string) error {
-		for name := range e.changed {
-			data, err := encode(e.roles[name])
-			if err != nil {
-				return err
-			}
+		for name, data := range files {
 			r.step()
 			if err := writeFile(filepath.Join(staged, tuf.Escape(name)+".json"), data); err != nil {
 				return err

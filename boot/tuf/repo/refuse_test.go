@@ -80,13 +80,16 @@ func TestDelegationBesideBins(t *testing.T) {
 	if err := errors.Join(os.Mkdir(draft, 0o755), os.WriteFile(filepath.Join(draft, "targets.json"), data, 0o644)); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := f.apply(start, nil); err != nil { // the draft is this operator's from now on
+		t.Fatal(err)
+	}
 	_, err = f.apply(start, f.all(), repo.Delegate(repo.Delegation{Name: "a", Paths: []string{"*"}, Keys: []crypto.PublicKey{f.keys["root"].Public()}}))
 	wantRefused(t, err, repo.ErrChange, "delegates to hash bins")
 }
 
 func TestNotARepository(t *testing.T) {
 	nowhere := filepath.Join(t.TempDir(), "x")
-	_, err := repo.Open(t.Context(), nowhere)
+	_, err := repo.Open(t.Context(), nowhere, operator(nowhere))
 	wantRefused(t, err, os.ErrNotExist, "sealboot tuf init "+nowhere)
 
 	empty := &fixture{t: t, dir: t.TempDir()}
@@ -110,12 +113,9 @@ func TestNotARepository(t *testing.T) {
 // TestRenewPublishesOrFails: nothing of it becomes a draft.
 func TestRenewPublishesOrFails(t *testing.T) {
 	f := newFixture(t)
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	defer r.Close()
-	_, err = r.Renew(t.Context(), start, []crypto.Signer{f.keys["root"]}, repo.Refresh("timestamp"))
+	_, err := r.Renew(t.Context(), start, []crypto.Signer{f.keys["root"]}, repo.Refresh("timestamp"))
 	wantRefused(t, err, repo.ErrChange, "sign with a key of timestamp too")
 	if _, err := os.Stat(filepath.Join(f.dir, ".draft")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a draft is left: %v", err)
@@ -125,10 +125,7 @@ func TestRenewPublishesOrFails(t *testing.T) {
 func TestBundleRefuses(t *testing.T) {
 	f := newFixture(t)
 	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "a", File: f.file("first")}))
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	defer r.Close()
 	b := repo.Bundle{Lifetime: time.Hour, Keys: []crypto.Signer{f.keys["targets"]}}
 	for message, target := range map[string]string{"": "a", "there is no target \"b\"": "b"} {
@@ -139,7 +136,7 @@ func TestBundleRefuses(t *testing.T) {
 	}
 	b.Targets = nil
 	b.Keys = []crypto.Signer{tuftest.NewKey(t)}
-	_, err = r.Bundle(t.Context(), start, b, io.Discard)
+	_, err := r.Bundle(t.Context(), start, b, io.Discard)
 	wantRefused(t, err, repo.ErrChange, "keys of the role targets seal a bundle")
 
 	files, err := filepath.Glob(filepath.Join(f.dir, bundle.TargetsDir, "*.a"))
@@ -162,6 +159,8 @@ func TestAddSealRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := f.open()
+	defer r.Close()
 	for _, dir := range []string{f.dir, t.TempDir()} {
 		if err := os.WriteFile(filepath.Join(dir, bundle.SealFile), targets, 0o644); err != nil {
 			t.Fatal(err)
@@ -170,7 +169,7 @@ func TestAddSealRefuses(t *testing.T) {
 		if dir != f.dir {
 			message = "no root in it"
 		}
-		_, err := repo.AddSeal(t.Context(), dir, []crypto.Signer{f.keys["targets"]})
+		_, err := r.Seal(t.Context(), dir, []crypto.Signer{f.keys["targets"]})
 		wantRefused(t, err, repo.ErrChange, message)
 		if now, err := os.ReadFile(filepath.Join(dir, bundle.SealFile)); err != nil || string(now) != string(targets) {
 			t.Errorf("%s: it was changed, or %v", dir, err)

@@ -11,6 +11,11 @@
 // disk: whoever looks, and whenever the process is killed, there is the old
 // repository or the new one.
 //
+// What lies in the folder is trusted by nobody, its publisher included: a web
+// server may own it. Every change begins with following what is published as a
+// device would, from the root and the versions that the [Operator] remembers
+// elsewhere, and signs nothing that it has not shown him.
+//
 // Repositories that other tools made work too, with their key identifiers and
 // their layout.
 package repo
@@ -20,7 +25,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -30,7 +34,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 )
 
@@ -38,7 +41,7 @@ import (
 const (
 	draftDir   = ".draft"
 	stagingDir = ".staging"
-	lockFile   = ".lock"
+	lockName   = ".lock"
 )
 
 const lockRetry = 50 * time.Millisecond
@@ -48,12 +51,19 @@ var (
 	ErrExists = errors.New("there is a repository already")
 	// ErrChange: the change makes no sense for this repository.
 	ErrChange = errors.New("impossible change")
+	// ErrDraft: the draft is not one that this operator has seen.
+	ErrDraft = errors.New("unknown draft")
 )
 
-// Repo is a repository that this process has locked.
+// Repo is a repository that this process has locked, with its operator's memory of
+// it.
 type Repo struct {
 	dir  string
 	lock *os.File
+
+	operator  Operator
+	memory    memory
+	stateLock *os.File
 
 	// step is called between the steps of a publication. Tests die in it.
 	step func()
@@ -69,39 +79,57 @@ func Exists(dir string) bool {
 	return false
 }
 
-// Open locks the repository in the folder dir, waiting for others until ctx
-// ends, and clears away what a killed process left. The folder may be empty.
-func Open(ctx context.Context, dir string) (*Repo, error) {
-	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o644)
+// Open locks the repository in the folder dir and the state of its operator,
+// waiting for others until ctx ends, and clears away what a killed process left.
+// The folder may be empty.
+func Open(ctx context.Context, dir string, operator Operator) (*Repo, error) {
+	lock, err := lockFile(ctx, filepath.Join(dir, lockName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("there is no folder %s for a repository; \"sealboot tuf init %s\" makes one: %w", dir, dir, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lock the repository: %w", err)
+		return nil, err
 	}
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock the repository %s: %w", dir, err), lock.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock the repository %s, which another process uses: %w", dir, context.Cause(ctx)), lock.Close())
-		case <-time.After(lockRetry):
-		}
+	r := &Repo{dir: dir, lock: lock, operator: operator, step: func() {}}
+	if err := r.openState(ctx); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
-	r := &Repo{dir: dir, lock: lock, step: func() {}}
 	if err := os.RemoveAll(r.path(stagingDir)); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }
 
-// Close releases the lock.
-func (r *Repo) Close() error { return r.lock.Close() }
+// lockFile locks a file, which is made for it, until it is closed.
+func lockFile(ctx context.Context, name string) (*os.File, error) {
+	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", filepath.Dir(name), err)
+	}
+	for {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return lock, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", filepath.Dir(name), err), lock.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("lock %s, which another process uses: %w", filepath.Dir(name), context.Cause(ctx)), lock.Close())
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+// Close releases the locks.
+func (r *Repo) Close() error {
+	err := r.lock.Close()
+	if r.stateLock != nil {
+		err = errors.Join(err, r.stateLock.Close())
+	}
+	return err
+}
 
 func (r *Repo) path(name ...string) string {
 	return filepath.Join(append([]string{r.dir}, name...)...)
@@ -132,13 +160,19 @@ type Change func(*Edit) error
 // what it can with keys, and publishes if nothing is missing; else all of it is
 // the draft now. Now is the time that lifetimes begin at. No changes means: sign
 // the draft.
+//
+// A draft that this operator has not saved himself is signed on its own only, so
+// that it is never taken along unseen.
 func (r *Repo) Apply(ctx context.Context, now time.Time, keys []crypto.Signer, changes ...Change) (Status, error) {
-	e, err := r.edit(now)
+	e, err := r.edit(ctx, now)
 	if err != nil {
 		return Status{}, err
 	}
 	if err := e.addDraft(); err != nil {
 		return Status{}, err
+	}
+	if len(changes) > 0 && e.foreignDraft() {
+		return Status{}, fmt.Errorf("%w: the draft in %s comes from somewhere else; look at it with \"sealboot tuf diff\", then add to it with \"sealboot tuf sign\" or drop it with \"sealboot tuf discard\"", ErrDraft, r.dir)
 	}
 	if len(changes) == 0 && len(keys) > 0 && len(e.changed) > 0 && !e.anyTrusted(keys) {
 		return Status{}, fmt.Errorf("%w: nothing in the draft is signed with a key that was given", ErrChange)
@@ -150,7 +184,7 @@ func (r *Repo) Apply(ctx context.Context, now time.Time, keys []crypto.Signer, c
 	case !status.Published:
 		return status, r.saveDraft(e)
 	}
-	if err := r.publish(e); err != nil {
+	if err := r.publish(ctx, e); err != nil {
 		return status, err
 	}
 	return status, r.DropDraft()
@@ -160,7 +194,7 @@ func (r *Repo) Apply(ctx context.Context, now time.Time, keys []crypto.Signer, c
 // is waiting: a root that waits for signatures must not let the timestamp expire.
 // It publishes or fails.
 func (r *Repo) Renew(ctx context.Context, now time.Time, keys []crypto.Signer, changes ...Change) (Status, error) {
-	e, err := r.edit(now)
+	e, err := r.edit(ctx, now)
 	if err != nil {
 		return Status{}, err
 	}
@@ -171,53 +205,38 @@ func (r *Repo) Renew(ctx context.Context, now time.Time, keys []crypto.Signer, c
 	if !status.Published {
 		return status, fmt.Errorf("%w: sign with a key of %s too", ErrChange, strings.Join(slices.Sorted(maps.Keys(status.Missing)), " and one of "))
 	}
-	return status, r.publish(e)
+	return status, r.publish(ctx, e)
+}
+
+// Diff is what the draft would change; it has no roles if there is no draft.
+func (r *Repo) Diff(ctx context.Context, now time.Time) (Diff, error) {
+	e, err := r.edit(ctx, now)
+	if err != nil {
+		return Diff{}, err
+	}
+	if err := e.addDraft(); err != nil {
+		return Diff{}, err
+	}
+	return e.diff(nil)
 }
 
 // DropDraft forgets what is not published.
-func (r *Repo) DropDraft() error { return os.RemoveAll(r.path(draftDir)) }
+func (r *Repo) DropDraft() error {
+	if err := os.RemoveAll(r.path(draftDir)); err != nil {
+		return fmt.Errorf("drop the draft: %w", err)
+	}
+	m := r.memory
+	m.Drafts = nil
+	return r.remember(m)
+}
 
 // edit loads what is published; nothing, if that is so.
-func (r *Repo) edit(now time.Time) (*Edit, error) {
-	published, err := readPublished(r.path(bundle.MetadataDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		published, err = map[string]any{}, nil
-	}
+func (r *Repo) edit(ctx context.Context, now time.Time) (*Edit, error) {
+	p, err := r.load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return newEdit(r, now, published), nil
-}
-
-// addDraft puts the draft on top. A draft that is not the next version of what
-// is published is out of date, and dropped: this process was killed before it
-// could, or somebody published past it.
-func (e *Edit) addDraft() error {
-	draft, err := readRoles(e.repo.path(draftDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("the draft: %w; drop it or repair it", err)
-	}
-	for name, role := range draft {
-		old := int64(0)
-		if p := e.published[name]; p != nil {
-			old = *fieldsOf(p).version
-		}
-		if *fieldsOf(role).version == old+1 {
-			continue
-		}
-		if name != tuf.RoleSnapshot && name != tuf.RoleTimestamp {
-			return e.repo.DropDraft()
-		}
-		delete(draft, name) // renewed meanwhile; settle makes the next
-	}
-	for name, role := range draft {
-		e.roles[name] = role
-		e.changed[name] = true
-	}
-	return nil
+	return newEdit(r, now, p), nil
 }
 
 // make applies changes and signs.
@@ -234,6 +253,9 @@ func (e *Edit) make(ctx context.Context, keys []crypto.Signer, changes []Change)
 		return Status{}, err
 	}
 	if err := e.settle(); err != nil {
+		return Status{}, err
+	}
+	if err := e.confirm(keys); err != nil {
 		return Status{}, err
 	}
 	if err := e.sign(keys); err != nil {

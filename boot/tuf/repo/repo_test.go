@@ -49,12 +49,21 @@ func newFixture(t *testing.T) *fixture {
 
 func (f *fixture) all() []crypto.Signer { return slices.Collect(maps.Values(f.keys)) }
 
-func (f *fixture) apply(now time.Time, keys []crypto.Signer, changes ...repo.Change) (repo.Status, error) {
+// operator is that of the repository in dir.
+func operator(dir string) repo.Operator { return repo.Operator{State: dir + ".state"} }
+
+func (f *fixture) open() *repo.Repo {
 	f.t.Helper()
-	r, err := repo.Open(f.t.Context(), f.dir)
+	r, err := repo.Open(f.t.Context(), f.dir, operator(f.dir))
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	return r
+}
+
+func (f *fixture) apply(now time.Time, keys []crypto.Signer, changes ...repo.Change) (repo.Status, error) {
+	f.t.Helper()
+	r := f.open()
 	defer r.Close()
 	return r.Apply(f.t.Context(), now, keys, changes...)
 }
@@ -183,10 +192,7 @@ func TestTargetsReachClients(t *testing.T) {
 		repo.AddTarget(repo.Target{Role: "team", Name: "team/uki", File: f.file("uki")}))
 	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 2, "snapshot": 2, "targets": 2, "team": 1})
 	out := t.TempDir()
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	defer r.Close()
 	for range 2 { // the second time over what is there
 		if err := r.Export(t.Context(), out); err != nil {
@@ -219,10 +225,7 @@ func TestOfflineKeysSignOneAfterTheOther(t *testing.T) {
 	f.wantVersions(start, map[string]int64{"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
 
 	// The timestamp does not wait for the root.
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	if s, err := r.Renew(t.Context(), start, []crypto.Signer{f.keys["timestamp"]}, repo.Refresh("timestamp")); err != nil || !s.Published {
 		t.Fatalf("%+v, %v", s, err)
 	}
@@ -273,14 +276,11 @@ func TestConcurrentPublishersTakeTurns(t *testing.T) {
 
 func TestLockEndsWithTheContext(t *testing.T) {
 	f := newFixture(t)
-	r, err := repo.Open(t.Context(), f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := f.open()
 	defer r.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := repo.Open(ctx, f.dir); !errors.Is(err, context.Canceled) {
+	if _, err := repo.Open(ctx, f.dir, operator(f.dir)); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 }

@@ -165,8 +165,10 @@ func parseName(file string) (role string, version int64, ok bool) {
 	return role, version, err == nil && role != ""
 }
 
-// readPublished reads what clients see, without roles that the snapshot does
-// not name any more. A folder that does not exist is [fs.ErrNotExist].
+// readPublished reads what a folder shows, without roles that the snapshot does
+// not name any more. Nothing of it is verified, so it only serves to leave alone
+// what clients may be reading, in a folder that is exported to. A folder that does
+// not exist is [fs.ErrNotExist].
 func readPublished(dir string) (map[string]any, error) {
 	roles, err := readRoles(dir)
 	if err != nil {

@@ -31,25 +31,51 @@ type Seal struct {
 	Missing   Missing
 }
 
-// seal makes and signs the statement of a bundle; see [tuf.SealType].
-func (r *Repo) seal(published map[string]any, now time.Time, b Bundle) ([]byte, Missing, error) {
-	md := metadata.Targets(now.UTC().Truncate(time.Second).Add(b.Lifetime))
+// newSeal makes the statement of a bundle of p; see [tuf.SealType].
+func newSeal(p *published, now time.Time, lifetime time.Duration) *targetsMD {
+	md := metadata.Targets(now.UTC().Truncate(time.Second).Add(lifetime))
 	md.Signed.Type = tuf.SealType
-	md.Signed.Version = *fieldsOf(published[tuf.RoleTimestamp]).version
-	name := tuf.RoleTimestamp + ".json"
-	data, err := os.ReadFile(r.path(bundle.MetadataDir, name))
-	if err != nil {
-		return nil, Missing{}, err
-	}
+	md.Signed.Version = p.state.Timestamp.Version
+	md.Signed.Targets[sealedFile] = sealed(p)
+	return md
+}
+
+const sealedFile = tuf.RoleTimestamp + ".json"
+
+// sealed is what a seal says of the timestamp of p.
+func sealed(p *published) *metadata.TargetFiles {
+	data := p.bytes[tuf.RoleTimestamp]
 	sum := sha256.Sum256(data)
-	md.Signed.Targets[name] = &metadata.TargetFiles{Length: int64(len(data)), Hashes: metadata.Hashes{"sha256": sum[:]}}
-	return signSeal(published[tuf.RoleRoot], md, b.Keys)
+	return &metadata.TargetFiles{Length: int64(len(data)), Hashes: metadata.Hashes{"sha256": sum[:]}}
+}
+
+// sealEdit is a seal as a change: of the role targets, whose keys sign it.
+func sealEdit(p *published, md *targetsMD) *Edit {
+	return &Edit{
+		published: &published{},
+		roles:     map[string]any{tuf.RoleRoot: p.roles[tuf.RoleRoot], tuf.RoleTargets: md},
+		changed:   map[string]bool{tuf.RoleTargets: true},
+	}
+}
+
+// confirmSeal shows the operator what the keys would seal.
+func (r *Repo) confirmSeal(p *published, md *targetsMD, files []string, keys []crypto.Signer) error {
+	if r.operator.Confirm == nil || len(keys) == 0 {
+		return nil
+	}
+	var signing []string
+	for _, a := range sealEdit(p, md).authorities(tuf.RoleTargets) {
+		for _, key := range keys {
+			signing = append(signing, a.idsOf(key)...)
+		}
+	}
+	return r.operator.Confirm(sealDiff(p, md, files, unique(signing)))
 }
 
 // signSeal adds the signatures of those keys that are of the targets role: one at
 // least, if any is given.
-func signSeal(root any, md *targetsMD, keys []crypto.Signer) ([]byte, Missing, error) {
-	e := &Edit{roles: map[string]any{tuf.RoleRoot: root, tuf.RoleTargets: md}, changed: map[string]bool{tuf.RoleTargets: true}}
+func signSeal(p *published, md *targetsMD, keys []crypto.Signer) ([]byte, Missing, error) {
+	e := sealEdit(p, md)
 	if len(keys) > 0 && !e.anyTrusted(keys) {
 		return nil, Missing{}, fmt.Errorf("%w: keys of the role %s seal a bundle, and none was given", ErrChange, tuf.RoleTargets)
 	}
@@ -64,21 +90,33 @@ func signSeal(root any, md *targetsMD, keys []crypto.Signer) ([]byte, Missing, e
 	return data, missing, err
 }
 
-// AddSeal signs the seal of a bundle, a tar or a folder, with more keys: keys that
-// are kept in different places meet in no other way. Which keys may is said by the
-// newest root in the bundle. Without keys it only tells what the seal says.
-func AddSeal(ctx context.Context, path string, keys []crypto.Signer) (Seal, error) {
+// Seal signs the seal of a bundle of this repository, a tar or a folder, with more
+// keys: keys that are kept in different places meet in no other way. The bundle
+// comes from somewhere else, so that all of its metadata has to verify from the
+// operator's root and above the versions that he has seen. Without keys it only
+// tells what the seal says.
+func (r *Repo) Seal(ctx context.Context, path string, keys []crypto.Signer) (Seal, error) {
+	if r.memory.Root == nil {
+		return Seal{}, r.untrusted()
+	}
 	b, err := bundle.Open(path)
 	if err != nil {
 		return Seal{}, err
 	}
 	defer b.Close()
-	root, md, err := sealOf(ctx, b)
+	md, err := sealOf(ctx, b)
 	if err != nil {
 		return Seal{}, fmt.Errorf("%s: %w", path, err)
 	}
+	p, err := r.followBundle(ctx, b, md)
+	if err != nil {
+		return Seal{}, fmt.Errorf("%w: the bundle %s: %w", ErrTampered, path, err)
+	}
+	if err := r.confirmSeal(p, md, nil, keys); err != nil {
+		return Seal{}, err
+	}
 	seal := Seal{Expires: md.Signed.Expires, Timestamp: md.Signed.Version}
-	data, missing, err := signSeal(root, md, keys)
+	data, missing, err := signSeal(p, md, keys)
 	if err != nil {
 		return Seal{}, fmt.Errorf("%s: %w", path, err)
 	}
@@ -89,36 +127,47 @@ func AddSeal(ctx context.Context, path string, keys []crypto.Signer) (Seal, erro
 	return seal, writeSeal(path, data)
 }
 
-// sealOf reads the seal of a bundle and the newest root in it.
-func sealOf(ctx context.Context, b *bundle.Bundle) (root any, md *targetsMD, err error) {
-	for version := 1; ; version++ {
-		data, err := b.Metadata(ctx, fmt.Sprintf("%d.root.json", version), maxMetadata)
-		if errors.Is(err, tuf.ErrNotFound) {
-			break
-		}
-		if err == nil {
-			root, err = decode(tuf.RoleRoot, data)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
+// followBundle verifies the metadata of a bundle, and that it is what the seal says.
+func (r *Repo) followBundle(ctx context.Context, b *bundle.Bundle, md *targetsMD) (*published, error) {
+	f, err := newFollower(b.Folder, r.memory.Root, &r.memory, tuf.Never())
+	if err != nil {
+		return nil, err
 	}
-	if root == nil {
-		return nil, nil, fmt.Errorf("%w: there is no root in it", ErrChange)
+	p, err := f.follow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.memory.checkDelegated(p.versions); err != nil {
+		return nil, err
+	}
+	if len(md.Signed.Targets) != 1 || md.Signed.Targets[sealedFile] == nil || md.Signed.Delegations != nil ||
+		compact(md.Signed.Targets[sealedFile]) != compact(sealed(p)) || md.Signed.Version != p.state.Timestamp.Version {
+		return nil, fmt.Errorf("%w: its seal is not one of the timestamp in it", tuf.ErrUnverified)
+	}
+	return p, nil
+}
+
+// sealOf reads the seal of a bundle.
+func sealOf(ctx context.Context, b *bundle.Bundle) (*targetsMD, error) {
+	if _, err := b.Metadata(ctx, "1.root.json", maxMetadata); err != nil {
+		if errors.Is(err, tuf.ErrNotFound) {
+			err = fmt.Errorf("%w: there is no root in it", ErrChange)
+		}
+		return nil, err
 	}
 	data, err := b.Seal(ctx, maxMetadata)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	role, err := decode(tuf.RoleTargets, data)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	md = role.(*targetsMD)
+	md := role.(*targetsMD)
 	if md.Signed.Type != tuf.SealType {
-		return nil, nil, fmt.Errorf("%w: its %s is not a seal", ErrChange, bundle.SealFile)
+		return nil, fmt.Errorf("%w: its %s is not a seal", ErrChange, bundle.SealFile)
 	}
-	return root, md, nil
+	return md, nil
 }
 
 // writeSeal replaces the seal of the bundle at path.

@@ -44,7 +44,7 @@ func (w *world) publisher() *publisher {
 	if err := os.WriteFile(p.image, folderTar(t, filepath.Join(w.copyToLayout(), "os")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if p.repo, err = repo.Open(t.Context(), p.dir); err != nil {
+	if p.repo, err = repo.Open(t.Context(), p.dir, repo.Operator{State: p.dir + ".state"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.repo.Close() })

@@ -1,0 +1,173 @@
+package repo_test
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/tuf/sign"
+	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+)
+
+var errNo = errors.New("no")
+
+// asked opens the repository as an operator who answers with answer.
+func (f *fixture) asked(state string, answer error) (r *repo.Repo, shown *repo.Diff) {
+	f.t.Helper()
+	shown = new(repo.Diff)
+	r, err := repo.Open(f.t.Context(), f.dir, repo.Operator{State: state, Confirm: func(d repo.Diff) error {
+		*shown = d
+		return answer
+	}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { r.Close() })
+	return r, shown
+}
+
+// TestShownBeforeSigned: whoever says no has signed nothing.
+func TestShownBeforeSigned(t *testing.T) {
+	f := newFixture(t)
+	id := func(key crypto.Signer) string {
+		_, id, err := sign.PublicKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	before := tree(t, filepath.Join(f.dir, "metadata"))
+	r, shown := f.asked(f.dir+".state", errNo)
+	fresh := tuftest.NewKeyOf(t, "", "ed25519")
+	for what, act := range signers(f) {
+		if what == "export" || what == "diff" || what == "remove" || what == "sign" {
+			continue
+		}
+		*shown = repo.Diff{}
+		if err := act(r); !errors.Is(err, errNo) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if len(shown.Roles) == 0 {
+			t.Errorf("%s showed nothing", what)
+		}
+	}
+	keys := []crypto.Signer{f.keys["root"], fresh}
+	_, err := r.Apply(t.Context(), start.AddDate(0, 0, 1), keys, repo.RemovePublicKey("timestamp", f.keys["timestamp"].Public()), repo.AddKey("timestamp", fresh.Public()))
+	if !errors.Is(err, errNo) {
+		t.Error(err)
+	}
+	_, public, _ := strings.Cut(fmt.Sprint(shown.Roles[0].Lines[1]), "{")
+	want := fmt.Sprintf(`root: version 1 -> 2
+  ~ expires: "2027-05-01T12:00:00Z" -> "2027-05-02T12:00:00Z"
+  + keys.%s: {%s
+  - roles.timestamp.keyids: "%s"
+  + roles.timestamp.keyids: "%s"
+  to be signed by %s
+timestamp: version 1 -> 2
+  ~ expires: "2026-05-08T12:00:00Z" -> "2026-05-09T12:00:00Z"
+  to be signed by %s
+`, id(fresh), public, id(f.keys["timestamp"]), id(fresh), id(f.keys["root"]), id(fresh))
+	if diff := cmp.Diff(want, shown.String()); diff != "" {
+		t.Errorf("shown (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(before, tree(t, filepath.Join(f.dir, "metadata"))); diff != "" {
+		t.Errorf("published all the same (-before +after):\n%s", diff)
+	}
+	if _, err := os.Stat(filepath.Join(f.dir, ".draft")); err == nil {
+		t.Error("kept as a draft all the same")
+	}
+}
+
+// waiting is a repository whose draft waits for a second signature of root.
+func waiting(t *testing.T) (*vandal, crypto.Signer) {
+	t.Helper()
+	f := newFixture(t)
+	second := tuftest.NewKey(t)
+	f.publish(start, append(f.all(), second), repo.AddKey("root", second.Public()), repo.SetThreshold("root", 2))
+	s, err := f.apply(start, []crypto.Signer{f.keys["root"]}, repo.AddKey("targets", second.Public()))
+	if err != nil || s.Published {
+		t.Fatal(s, err)
+	}
+	return &vandal{t: t, f: f}, second
+}
+
+// TestDraftEditedBetweenSigners: the second signer sees a draft that somebody has
+// changed on the way, and its first signature does not hide it.
+func TestDraftEditedBetweenSigners(t *testing.T) {
+	foreign := tuftest.NewKey(t)
+	for name, strip := range map[string]bool{"signature left": false, "signature taken away": true} {
+		t.Run(name, func(t *testing.T) {
+			v, second := waiting(t)
+			other := v.f.dir + ".second" // the second signer's
+			r, shown := v.f.asked(other, errNo)
+			v.must(r.Begin(t.Context(), v.f.rootFile()))
+			if _, err := r.Apply(t.Context(), start, []crypto.Signer{second}); !errors.Is(err, errNo) || !shown.Foreign || len(shown.Roles[0].Signed) != 1 {
+				t.Fatalf("the draft of the first: %v, %+v", err, shown)
+			}
+			v.edit("../.draft/root.json", func(s map[string]any) { v.grant(s, "snapshot", foreign.Public()) })
+			if strip {
+				data, err := os.ReadFile(v.file("../.draft/root.json"))
+				v.must(err)
+				head, tail, _ := strings.Cut(string(data), `"signatures":[`)
+				_, tail, _ = strings.Cut(tail, "]")
+				v.must(os.WriteFile(v.file("../.draft/root.json"), []byte(head+`"signatures":[]`+tail), 0o644))
+			}
+			*shown = repo.Diff{}
+			_, err := r.Apply(t.Context(), start, []crypto.Signer{second})
+			if !strip {
+				wantRefused(t, err, repo.ErrDraft, "was changed after the key")
+				return
+			}
+			if !errors.Is(err, errNo) || !shown.Foreign || len(shown.Roles[0].Signed) != 0 || !strings.Contains(shown.String(), "+ roles.snapshot.keyids") {
+				t.Errorf("%v, %s", err, shown)
+			}
+		})
+	}
+}
+
+// TestForeignDraft: a draft that lies in the folder is not taken along by a script
+// that publishes something else.
+func TestForeignDraft(t *testing.T) {
+	v, second := waiting(t)
+	f := v.f
+	r, shown := f.asked(f.dir+".second", nil)
+	v.must(r.Begin(t.Context(), f.rootFile()))
+	add := repo.AddTarget(repo.Target{Name: "os", File: f.file("os")})
+	_, err := r.Apply(t.Context(), start, f.all(), add)
+	wantRefused(t, err, repo.ErrDraft, "sealboot tuf diff")
+	if s, err := r.Renew(t.Context(), start, f.all(), repo.Refresh("timestamp")); err != nil || !s.Published || len(shown.Roles) != 1 || shown.Draft != "" {
+		t.Errorf("%+v, %v, %s", s, err, shown)
+	}
+	d, err := r.Diff(t.Context(), start)
+	if err != nil || !d.Foreign || !strings.Contains(d.String(), "draft "+d.Draft+", which comes from somewhere else") {
+		t.Errorf("%s, %v", d, err)
+	}
+	if s, err := r.Apply(t.Context(), start, []crypto.Signer{second}); err != nil || !s.Published || shown.Draft != d.Draft {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err := r.Apply(t.Context(), start, f.all(), add); err != nil || !s.Published {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestMalformedDraft: a draft is read as strictly as what devices read, and no
+// shape of it is more than an error.
+func TestMalformedDraft(t *testing.T) {
+	for _, content := range []string{
+		`{}`, `{"signed":{"_type":"root","spec_version":"1.0","version":3,"expires":"2030-01-01T00:00:00Z","keys":{},"roles":{}},"signatures":[]}`,
+		`{"signed":null,"signatures":null}`, `[]`, `{"signatures":[],"signatures":[]}`,
+	} {
+		v, _ := waiting(t)
+		v.must(os.WriteFile(v.file("../.draft/root.json"), []byte(content), 0o644))
+		if _, err := v.f.apply(start, v.f.all()); err == nil || !strings.Contains(err.Error(), "the draft") {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
