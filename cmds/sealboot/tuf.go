@@ -159,6 +159,9 @@ func newTUFInitCmd() *cobra.Command {
 			if _, err := os.Stat(filepath.Join(args[0], bundle.MetadataDir)); err == nil {
 				return fmt.Errorf("%s: %w", args[0], repo.ErrExists) // before keys are made for nothing
 			}
+			if err := signer.mayAsk(cmd); err != nil { // the same
+				return err
+			}
 			changes, err := initChanges(trust, thresholds, lifetimes, generate, &signer)
 			if err != nil {
 				return err

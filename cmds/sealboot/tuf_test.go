@@ -2,19 +2,31 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// sealbootTUF runs "sealboot tuf" and returns what it prints.
+// sealbootTUF runs "sealboot tuf" as a script and returns what it prints.
 func sealbootTUF(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	if !slices.Contains([]string{"trust", "diff", "discard", "verify", "export", "key-id"}, args[0]) {
+		args = append(args, "--yes")
+	}
+	return runTUF(t, strings.NewReader("y\n"), args...)
+}
+
+// runTUF runs "sealboot tuf" with this input.
+func runTUF(t *testing.T, in io.Reader, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd := newTUFCmd()
 	cmd.SetOut(&out)
 	cmd.SetErr(t.Output())
+	cmd.SetIn(in)
 	cmd.SetArgs(args)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	err := cmd.ExecuteContext(t.Context())
@@ -25,6 +37,7 @@ func sealbootTUF(t *testing.T, args ...string) (string, error) {
 // the repository away on a stick.
 func TestTUFLife(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
 	in := func(name string) string { return filepath.Join(dir, name) }
 	if err := os.WriteFile(in("vmlinuz"), []byte("kernel"), 0o644); err != nil {
 		t.Fatal(err)
@@ -49,7 +62,10 @@ func TestTUFLife(t *testing.T) {
 		{append([]string{"add-key", in("repo"), "root", in("others/root.pem"), "--threshold", "2"}, keys("root")...), "needs 1 more"},
 		{append([]string{"refresh", in("repo")}, keys("timestamp")...), "published"},
 		{[]string{"key-id", in("others/root.pem")}, "  " + in("others/root.pem")},
+		{[]string{"diff", in("repo")}, "~ roles.root.threshold: 1 -> 2"},
 		{[]string{"sign", in("repo"), "--key", in("others/root.pem")}, "root 2\npublished"},
+		{[]string{"diff", in("repo")}, "there is no draft"},
+		{[]string{"trust", in("repo")}, "has seen \"root\" 2"},
 		{[]string{"sign", in("repo")}, "nothing to do"},
 		{append([]string{"rotate", in("repo"), "timestamp", "--old", in("keys/timestamp.pem"), "--new", in("others/timestamp.pem"),
 			"--key", in("others/root.pem"), "--key", in("others/timestamp.pem")}, keys("root")...), "published"},
@@ -60,7 +76,7 @@ func TestTUFLife(t *testing.T) {
 		{[]string{"verify", in("repo")}, "targets    5 "},
 		{append([]string{"bundle", in("repo"), in("stick.tar"), "--target", "os"}, keys("targets")...), "sealed"},
 		{[]string{"bundle", in("repo"), in("open.tar")}, "needs 1 more"},
-		{append([]string{"seal", in("open.tar")}, keys("targets")...), "sealed"},
+		{append([]string{"seal", in("repo"), in("open.tar")}, keys("targets")...), "sealed"},
 		{[]string{"refresh", in("repo"), "--lifetime", "100d", "--key", in("others/timestamp.pem")}, "published"},
 		{[]string{"export", in("repo"), in("www")}, ""},
 		{[]string{"verify", in("www"), "--root", in("repo/metadata/1.root.json")}, "team"},
@@ -92,7 +108,11 @@ func TestTUFLife(t *testing.T) {
 		{"refresh", in("repo"), "--lifetime", "1m", "--key", in("others/timestamp.pem")},
 		{"bundle", in("repo"), in("no.tar"), "--lifetime", "soon"},
 		{"bundle", in("repo"), in("no.tar"), "--key", in("keys/root.pem")},
-		{"seal", in("vmlinuz"), "--key", in("keys/targets.pem")},
+		{"seal", in("repo"), in("vmlinuz"), "--key", in("keys/targets.pem")},
+		{"delegate", in("repo"), "a/b", "--path", "*", "--trust", in("others/targets.pem"), "--key", in("keys/targets.pem")},
+		{"trust", in("repo"), "--root", in("repo/metadata/1.root.json")}, // it is
+		{"verify", in("repo"), "--state", in("repo/state")},
+		{"verify", in("repo"), "--root", in("other/metadata/1.root.json")},
 		{"consistent", in("repo"), "--key", in("keys/root.pem")}, // it is
 		{"verify", in("keys")},
 	} {

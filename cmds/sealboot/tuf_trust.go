@@ -80,19 +80,27 @@ func (o *tufOperator) confirm(cmd *cobra.Command, d repo.Diff) error {
 	if o.yes {
 		return nil
 	}
-	in, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return fmt.Errorf("%w: there is no terminal to ask on; look at the difference and say --yes", errUnconfirmed)
+	if err := o.mayAsk(cmd); err != nil {
+		return err
 	}
 	fmt.Fprint(cmd.ErrOrStderr(), "Sign this? [y/N] ")
 	ctx, cancel := context.WithTimeout(cmd.Context(), answerWait)
 	defer cancel()
-	line, err := readLine(ctx, in)
+	line, err := readLine(ctx, cmd.InOrStdin())
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
 	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
 		return fmt.Errorf("%w: the answer was no", errUnconfirmed)
+	}
+	return nil
+}
+
+// mayAsk refuses to go on where no question can be asked and --yes is not said.
+func (o *tufOperator) mayAsk(cmd *cobra.Command) error {
+	in, ok := cmd.InOrStdin().(*os.File)
+	if !o.yes && (!ok || !term.IsTerminal(int(in.Fd()))) {
+		return fmt.Errorf("%w: there is no terminal to ask on; look at the difference and say --yes", errUnconfirmed)
 	}
 	return nil
 }

@@ -45,8 +45,13 @@ func (l *Lab) tufSource(ctx context.Context) (map[string]any, error) {
 
 // initTUF begins the repository, unless there is one.
 func (l *Lab) initTUF(ctx context.Context) error {
-	if _, err := os.Stat(l.tufRepo()); err == nil {
+	if _, err := os.Stat(l.tufState()); err == nil {
 		return nil
+	}
+	if _, err := os.Stat(l.tufRepo()); err == nil { // of a lab from before there was a state
+		root := filepath.Join(l.tufRepo(), bundle.MetadataDir, "1.root.json")
+		_, err := l.sealboot(ctx, "tuf", "trust", l.tufRepo(), "--root", root, "--state", l.tufState())
+		return err
 	}
 	return l.TUF(ctx, "init", "--generate", l.path("tuf-keys"))
 }

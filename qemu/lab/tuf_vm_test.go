@@ -52,7 +52,7 @@ func (l *Lab) dropTUF() {
 		l.web.stop()
 		l.web = nil
 	}
-	for _, dir := range []string{l.tufRepo(), l.tufSite(), l.path("tuf-keys"), l.path("stick")} {
+	for _, dir := range []string{l.tufRepo(), l.tufState(), l.tufSite(), l.path("tuf-keys"), l.path("stick")} {
 		os.RemoveAll(dir)
 	}
 }
