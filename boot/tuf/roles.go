@@ -19,7 +19,7 @@ func (c *Client) Versions() map[string]int64 {
 	if c.trusted == nil {
 		return versions
 	}
-	for file, meta := range c.trusted.set.Snapshot.Signed.Meta {
+	for file, meta := range c.trusted.snapshot.Signed.Meta {
 		if role, ok := strings.CutSuffix(file, ".json"); ok {
 			versions[role] = meta.Version
 		}
@@ -72,7 +72,7 @@ func RootDigest(data []byte) (version int64, digest [sha256.Size]byte, err error
 	if err != nil {
 		return 0, digest, err
 	}
-	return t.rootVersion(), t.root, nil
+	return t.rootVersion(), t.rootSum, nil
 }
 
 // Check refuses what is not metadata of a role by its shape and content, before any

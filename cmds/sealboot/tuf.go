@@ -159,10 +159,7 @@ func newTUFInitCmd() *cobra.Command {
 			if _, err := os.Stat(filepath.Join(args[0], bundle.MetadataDir)); err == nil {
 				return fmt.Errorf("%s: %w", args[0], repo.ErrExists) // before keys are made for nothing
 			}
-			if err := signer.mayAsk(cmd); err != nil { // the same
-				return err
-			}
-			changes, err := initChanges(trust, thresholds, lifetimes, generate, &signer)
+			changes, err := initChanges(cmd, trust, thresholds, lifetimes, generate, &signer)
 			if err != nil {
 				return err
 			}
@@ -189,9 +186,12 @@ func newTUFInitCmd() *cobra.Command {
 	return cmd
 }
 
-func initChanges(trust, thresholds, lifetimes []string, generate string, signer *tufSigner) ([]repo.Change, error) {
+func initChanges(cmd *cobra.Command, trust, thresholds, lifetimes []string, generate string, signer *tufSigner) ([]repo.Change, error) {
 	limits, err := roleLimits(thresholds, lifetimes) // before keys are made for nothing
 	if err != nil {
+		return nil, err
+	}
+	if err := signer.mayAsk(cmd); err != nil {
 		return nil, err
 	}
 	changes := []repo.Change{repo.Create()}
