@@ -202,6 +202,7 @@ var (
 	device     = regexp.MustCompile(`^/dev/[A-Za-z0-9]+$`)
 	disk       = regexp.MustCompile(`^(/dev/[A-Za-z0-9]+|(PARTLABEL|SERIAL)=[A-Za-z0-9][A-Za-z0-9._ -]{0,71})$`)
 	platform   = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
+	registry   = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`)
 	ref        = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 	mirror     = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*$`)
 	mediaRef   = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9._/:-]{0,255}|sha256:[0-9a-f]{64})$`)
@@ -249,6 +250,12 @@ func (s *Site) checkAuth(p *problems, at string, src *Source) {
 		if _, err := tls.X509KeyPair([]byte(a.Cert), []byte(a.Key)); err != nil {
 			p.addf(at+".auth.cert", "want a certificate in PEM that belongs to key, found something else")
 		}
+	}
+	switch {
+	case a.Registry != "" && !registry.MatchString(a.Registry):
+		p.addf(at+".auth.registry", "want a host such as registry.example or registry.example:5000, found %q", shorten(a.Registry))
+	case a.Registry == "" && src.Type == SourceTUF:
+		p.addf(at+".auth.registry", "want the registry that the credentials are for, since targets may name any; found none")
 	}
 	if src.PlainHTTP && !s.Lab {
 		p.addf(at+".auth", `want none beside plainHTTP, which would show it to everybody, unless "lab" is true`)

@@ -20,6 +20,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 const (
@@ -167,9 +168,14 @@ type Source struct {
 }
 
 // Auth is a user name and password, an identity token, or a client certificate
-// with its private key (PEM), for a registry; a certificate may come with one of
+// with its private key (PEM), for one registry; a certificate may come with one of
 // the others.
 type Auth struct {
+	// Registry is the host, with its port if that is not the usual one, that the
+	// credentials are shown to, and no other is. Empty means the registry of Ref. A
+	// TUF repository needs it: its targets name registries, and whoever may sign
+	// them must not choose who gets to see the site's credentials.
+	Registry string `json:"registry,omitempty"`
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
 	Token    string `json:"token,omitempty"`
@@ -270,4 +276,22 @@ func CertPool(text string) (*x509.CertPool, error) {
 		}
 		pool.AddCert(c)
 	}
+}
+
+// Registry is the host in a reference.
+func Registry(ref string) string {
+	host, _, _ := strings.Cut(ref, "/")
+	return host
+}
+
+// CredentialHost is the only registry that the credentials of src are for; empty
+// without credentials.
+func (src *Source) CredentialHost() string {
+	switch {
+	case src.Auth == nil:
+		return ""
+	case src.Auth.Registry != "" || src.Type != SourceOCI:
+		return src.Auth.Registry
+	}
+	return Registry(src.Ref)
 }

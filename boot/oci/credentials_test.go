@@ -264,6 +264,56 @@ func TestCredentialsStay(t *testing.T) {
 	}
 }
 
+// TestCertificateStays: a client certificate says who the machine is. The registry
+// learns that, and neither where it redirects nor another token service does.
+func TestCertificateStays(t *testing.T) {
+	layer := random(100)
+	reg := registryWith(t, layer)
+	cert, key := ocitest.Certificate(t, time.Now().Add(-time.Hour))
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// start serves h with TLS and counts requests with and without a certificate.
+	start := func(h http.HandlerFunc) (s *httptest.Server, known, unknown *atomic.Int64) {
+		known, unknown = new(atomic.Int64), new(atomic.Int64)
+		s = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if len(r.TLS.PeerCertificates) > 0 {
+				known.Add(1)
+			} else {
+				unknown.Add(1)
+			}
+			h(w, r)
+		}))
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		return s, known, unknown
+	}
+	blobs, blobsKnow, blobsSaw := start(reg.ServeHTTP)
+	tokens, tokensKnow, tokensSaw := start(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"token":"pass"}`) })
+	home, know, _ := start(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Authorization") != "Bearer pass":
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm=%q,service="x"`, tokens.URL))
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.Contains(r.URL.Path, "/blobs/"):
+			http.Redirect(w, r, blobs.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		default:
+			reg.ServeHTTP(w, r)
+		}
+	})
+	if err := open(t, host(home)+"/os:v1", oci.Connection{CA: cert, Cert: cert, Key: key}, layer); err != nil {
+		t.Error(err)
+	}
+	if know.Load() == 0 || blobsSaw.Load() == 0 || tokensSaw.Load() == 0 {
+		t.Errorf("%d requests to the registry, %d to where it redirects, %d for tokens", know.Load(), blobsSaw.Load(), tokensSaw.Load())
+	}
+	if blobsKnow.Load() > 0 || tokensKnow.Load() > 0 {
+		t.Errorf("the certificate was shown %d times where the registry redirects, %d times to a token service", blobsKnow.Load(), tokensKnow.Load())
+	}
+}
+
 // tunnel is a proxy that knows CONNECT and nothing else, and wants a password.
 func tunnel(t *testing.T, seen *eavesdropper) *httptest.Server {
 	seen.answer = func(w http.ResponseWriter, r *http.Request) {

@@ -29,7 +29,7 @@ func NewRemote(reference string, conn Connection) (*Remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reference %q: %w", reference, err)
 	}
-	client, err := conn.client()
+	client, err := conn.client(repo.Reference.Host())
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,9 @@ import (
 type Connection struct {
 	PlainHTTP bool   // no TLS: contents are still verified, names of tags and credentials are not protected
 	CA        []byte // PEM authorities, in place of the system's
-	Cert, Key []byte // PEM client certificate and key
+	// Cert and Key are a client certificate and its key (PEM). They are shown to the
+	// registry alone, not to where it redirects nor to a token service elsewhere.
+	Cert, Key []byte
 
 	// DockerConfig holds credentials in the form of Docker's config.json.
 	// Credential helpers in it are not run.
@@ -40,9 +42,9 @@ const (
 	headerTimeout = 60 * time.Second
 )
 
-// client builds an authenticated client. It does no I/O.
-func (c Connection) client() (*auth.Client, error) {
-	transport, err := c.transport()
+// client builds an authenticated client for the registry at a host. It does no I/O.
+func (c Connection) client(host string) (*auth.Client, error) {
+	transport, err := c.roundTripper(host)
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +65,43 @@ func (c Connection) client() (*auth.Client, error) {
 	}, nil
 }
 
+// roundTripper is a transport that shows the client certificate to host alone.
+func (c Connection) roundTripper(host string) (http.RoundTripper, error) {
+	anonymous, err := c.transport()
+	if err != nil || len(c.Cert) == 0 && len(c.Key) == 0 {
+		return anonymous, err
+	}
+	pair, err := tls.X509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("registry client certificate: %w", err)
+	}
+	certified, err := c.transport()
+	if err != nil {
+		return nil, err
+	}
+	certified.TLSClientConfig.Certificates = []tls.Certificate{pair}
+	return &certifiedFor{host, certified, anonymous}, nil
+}
+
+// certifiedFor has one host see who the client is.
+type certifiedFor struct {
+	host                 string
+	certified, anonymous *http.Transport
+}
+
+func (c *certifiedFor) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host == c.host {
+		return c.certified.RoundTrip(r)
+	}
+	return c.anonymous.RoundTrip(r)
+}
+
+// CloseIdleConnections is what [http.Client] looks for.
+func (c *certifiedFor) CloseIdleConnections() {
+	c.certified.CloseIdleConnections()
+	c.anonymous.CloseIdleConnections()
+}
+
 func (c Connection) transport() (*http.Transport, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, Time: c.Now}
 	if len(c.CA) > 0 {
@@ -70,13 +109,6 @@ func (c Connection) transport() (*http.Transport, error) {
 		if !conf.RootCAs.AppendCertsFromPEM(c.CA) {
 			return nil, errors.New("registry CA: no certificate in it")
 		}
-	}
-	if len(c.Cert) > 0 || len(c.Key) > 0 {
-		pair, err := tls.X509KeyPair(c.Cert, c.Key)
-		if err != nil {
-			return nil, fmt.Errorf("registry client certificate: %w", err)
-		}
-		conf.Certificates = []tls.Certificate{pair}
 	}
 	dial := c.Dial
 	if dial == nil {

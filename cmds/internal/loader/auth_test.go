@@ -1,10 +1,13 @@
 package loader
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -58,5 +61,47 @@ func TestRegistryAuth(t *testing.T) {
 		if strings.Contains(w.out.String(), c.password) || err != nil && strings.Contains(err.Error(), c.password) {
 			t.Errorf("the console shows the password:\n%s", &w.out)
 		}
+	}
+}
+
+// TestCredentialsOfTarget: a TUF target names the registry of its image, and with it
+// whoever may sign targets could name one of his own. The site config's credentials
+// are shown to the registry that it names itself and to no other.
+func TestCredentialsOfTarget(t *testing.T) {
+	for name, c := range map[string]struct {
+		theirs, boots bool // the target names another registry
+	}{"the site's registry": {boots: true}, "another registry": {theirs: true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := w.repo(1)
+			home, shown := locked(t, w, "box", "opensesame")
+			other, leaked := locked(t, w, "box", "opensesame")
+			host := home
+			if c.theirs {
+				host = other
+			}
+			d, err := w.repository("os").Resolve(t.Context(), "stable")
+			if err != nil {
+				t.Fatal(err)
+			}
+			custom := json.RawMessage(fmt.Sprintf(`{"sealboot":{"kind":"oci","version":1,"architecture":%q,"oci":{"repository":"%s/os","digest":%q}}}`,
+				runtime.GOARCH, host, d.Digest))
+			r.AddArtifact("targets", "os", []byte("os\n"))
+			r.Targets().Targets["os"].Custom = &custom
+			r.Publish("targets", "snapshot", "timestamp")
+			src := &w.conf.Sources[0]
+			src.PlainHTTP, w.conf.Lab = true, true
+			src.Auth = &config.Auth{Registry: home, Username: "box", Password: "opensesame"}
+			outcome, err := w.boot()
+			if (outcome == flow.Kexec) != c.boots {
+				t.Errorf("boot: %v, %v\n%s", outcome, err, &w.out)
+			}
+			if (shown.Load() > 0) != c.boots || leaked.Load() > 0 {
+				t.Errorf("shown %d times to the registry and %d times to another", shown.Load(), leaked.Load())
+			}
+			if told := strings.Contains(w.console(), "without credentials"); told != c.theirs {
+				t.Errorf("the console says that none were shown: %v\n%s", told, &w.out)
+			}
+		})
 	}
 }

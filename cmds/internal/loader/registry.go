@@ -106,18 +106,15 @@ func splitRef(ref string) (repository, suffix string) {
 
 // remote is one repository, reached as src says.
 func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
-	host, _, _ := strings.Cut(ref, "/")
+	host := config.Registry(ref)
 	conn := oci.Connection{
 		PlainHTTP: src.PlainHTTP, CA: []byte(src.CA), DockerConfig: m.o.DockerConfig,
 		Now: m.clock.Now, Dial: m.dialer().DialContext,
 	}
-	if a := src.Auth; a != nil {
-		// Only where the image lives: a mirror is somebody else's.
-		home, _, _ := strings.Cut(src.Ref, "/")
-		if host == home {
-			conn.Cert, conn.Key = []byte(a.Cert), []byte(a.Key)
-		}
-		conn.Credential = auth.StaticCredential(home, auth.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.Token})
+	// A mirror is somebody else's, and so may be what a TUF target names.
+	if a := src.Auth; a != nil && host == src.CredentialHost() {
+		conn.Cert, conn.Key = []byte(a.Cert), []byte(a.Key)
+		conn.Credential = auth.StaticCredential(host, auth.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.Token})
 	}
 	scheme := "https"
 	if src.PlainHTTP {

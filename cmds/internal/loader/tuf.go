@@ -210,6 +210,9 @@ func (m *Machine) fromTarget(src *config.Source, found *image.Image) (flow.Image
 // from anywhere.
 func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) error {
 	at := &config.Source{Ref: found.OCI.Repository + "@" + found.OCI.Digest, PlainHTTP: src.PlainHTTP, CA: src.CA, Auth: src.Auth, Platform: src.Platform, Disk: src.Disk}
+	if home := at.CredentialHost(); home != "" && home != config.Registry(at.Ref) {
+		m.o.Console.Info(fmt.Sprintf("%s is asked without credentials: those of the site config are for %s", config.Registry(at.Ref), home))
+	}
 	place, err := m.remote(at, at.Ref)
 	if err != nil {
 		return err
