@@ -8,8 +8,8 @@ import (
 )
 
 // maxBodies is how many bytes of evidence may be in memory at once: 128 devices that send the largest there is, and
-// thousands that send what they usually have. One network, as [network] has it, may have an eighth of that, or whoever
-// sends much and slowly from one address would shut out all others.
+// thousands that send what they usually have. One network, as [network] has it, may have an eighth of that and
+// those [around] it their share, or who sends much and slowly from one place would shut out all others.
 const (
 	maxBodies        = 512 << 20
 	maxNetworkBodies = maxBodies / 8
@@ -23,7 +23,7 @@ var errBusy = errors.New("too many requests are being received at once")
 type budget struct {
 	mu   sync.Mutex
 	used int64
-	by   map[netip.Prefix]int64 // of used, by network
+	by   map[netip.Prefix]int64 // of used, by network and those around it
 }
 
 // add charges n bytes, or gives them back if n is negative, and tells whether there was room.
@@ -34,10 +34,14 @@ func (b *budget) add(from netip.Prefix, n int64) bool {
 		b.by = map[netip.Prefix]int64{}
 	}
 	b.used += n
-	if b.by[from] += n; b.by[from] == 0 {
-		delete(b.by, from)
+	room := b.used <= maxBodies
+	for i, p := range around(from) {
+		room = room && float64(b.by[p]+n) <= maxNetworkBodies*share(i)
+		if b.by[p] += n; b.by[p] == 0 {
+			delete(b.by, p)
+		}
 	}
-	return b.used <= maxBodies && b.by[from] <= maxNetworkBodies
+	return room
 }
 
 // reader charges what is read from r. Release gives it back, once the body is forgotten.

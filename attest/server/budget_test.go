@@ -67,7 +67,7 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 // TestLargeMessagesCostMore sends as much as an address may at once, in large messages and in small ones.
 func TestLargeMessagesCostMore(t *testing.T) {
 	count := func(path string, size int) int {
-		l := newLabWith(t, func(s *Server) { s.limiter = newLimiter[netip.Prefix](0.001, 200) })
+		l := newLabWith(t, func(s *Server) { s.limiter = newNetworkLimiter(0.001, 200) })
 		for n := 0; ; n++ {
 			if l.from("192.0.2.1:1", path, size) == http.StatusTooManyRequests {
 				return n

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// How many connections devices may have open, altogether and from one network. Each costs memory and a descriptor
+// How many connections devices may have open, altogether and from one network; those [around] it have their share. Each costs memory and a descriptor
 // before its client has said a word. A site behind one address that comes back after a power cut has room; who finds
 // none comes again.
 const (
@@ -48,11 +48,18 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 func (l *limitedListener) enter(from netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open >= l.total || l.by[from] >= l.each {
+	networks := around(from)
+	room := l.open < l.total
+	for i, p := range networks {
+		room = room && float64(l.by[p]) < float64(l.each)*share(i)
+	}
+	if !room {
 		return false
 	}
 	l.open++
-	l.by[from]++
+	for _, p := range networks {
+		l.by[p]++
+	}
 	return true
 }
 
@@ -60,8 +67,10 @@ func (l *limitedListener) leave(from netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
-	if l.by[from]--; l.by[from] == 0 {
-		delete(l.by, from)
+	for _, p := range around(from) {
+		if l.by[p]--; l.by[p] == 0 {
+			delete(l.by, p)
+		}
 	}
 }
 

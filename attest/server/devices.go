@@ -88,7 +88,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 		}
 	}()
 	from := network(r.RemoteAddr)
-	if !s.limiter.allow(from, s.Now()) {
+	if !s.limiter.allow("", from, s.Now()) {
 		s.metrics.limited.Add(1)
 		return nil, refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", errors.New("rate limit"))
 	}
@@ -102,7 +102,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 		in = charged
 	}
 	body, err := io.ReadAll(in)
-	s.limiter.spend(from, float64(len(body))/bytesPerToken, s.Now())
+	s.limiter.spend("", from, float64(len(body))/bytesPerToken, s.Now())
 	var tooLarge *http.MaxBytesError
 	if errors.Is(err, errBusy) {
 		s.metrics.busy.Add(1)

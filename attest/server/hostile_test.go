@@ -331,7 +331,7 @@ func TestRateLimit(t *testing.T) {
 }
 
 func TestRateLimitedDevicesComeBack(t *testing.T) {
-	l := newLabWith(t, func(s *Server) { s.limiter = newLimiter[netip.Prefix](0.001, 1) })
+	l := newLabWith(t, func(s *Server) { s.limiter = newNetworkLimiter(0.001, 1) })
 	client := l.client()
 	l.post(client, wire.PathHello, nil)
 	if status, code := l.post(client, wire.PathHello, nil); status != http.StatusTooManyRequests || code != wire.CodeUnavailable {

@@ -1,7 +1,7 @@
 package server
 
 import (
-	"net/netip"
+	"math"
 	"sync"
 	"time"
 )
@@ -10,6 +10,7 @@ import (
 // brings more, the newest share one bucket, that of the zero key, instead of memory growing.
 type limiter[K comparable] struct {
 	rate, burst float64 // tokens a second, and how many can be saved up
+	debt        float64 // how many can be owed
 	mu          sync.Mutex
 	buckets     map[K]*bucket
 	swept       time.Time
@@ -30,7 +31,7 @@ const (
 )
 
 func newLimiter[K comparable](rate, burst float64) *limiter[K] {
-	return &limiter[K]{rate: rate, burst: burst, buckets: map[K]*bucket{}}
+	return &limiter[K]{rate: rate, burst: burst, debt: math.Inf(1), buckets: map[K]*bucket{}}
 }
 
 // allow takes a token.
@@ -49,7 +50,8 @@ func (l *limiter[K]) allow(key K, now time.Time) bool {
 func (l *limiter[K]) spend(key K, tokens float64, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bucket(key, now).tokens -= tokens
+	b := l.bucket(key, now)
+	b.tokens = max(b.tokens-tokens, -l.debt)
 }
 
 // bucket returns the bucket of a key as it is now.
@@ -89,22 +91,4 @@ func (l *limiter[K]) sweep(now time.Time) {
 			delete(l.buckets, k)
 		}
 	}
-}
-
-// network is the address itself for IPv4 and its /64 for IPv6, of which one customer has plenty.
-func network(remote string) netip.Prefix {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	a := ap.Addr().Unmap().WithZone("")
-	bits := 64
-	if a.Is4() {
-		bits = 32
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }

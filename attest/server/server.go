@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -42,7 +41,8 @@ type Config struct {
 	// Evidence is a directory that keeps the last evidence (M3) of each known device, for auditors who
 	// verify it with tools of their own. Empty keeps none.
 	Evidence string
-	// Rate and Burst bound the requests per second from one address (IPv4) or /64 network (IPv6).
+	// Rate and Burst bound the requests per second from one address (IPv4) or /64 network (IPv6); a /24 of IPv4
+	// and a /56 of IPv6 have half as much again, a /48 twice as much.
 	// Zero means 200 and 2000: a site behind one NAT comes back at once after a power cut.
 	Rate, Burst float64
 }
@@ -52,7 +52,7 @@ type Server struct {
 	Config
 	verifier   *verify.Site
 	appraisers appraisers
-	limiter    *limiter[netip.Prefix]
+	limiter    *networkLimiter
 	releases   *limiter[string] // by device and network
 	denials    *denials
 	work       chan struct{} // one token for each appraisal that may run at a time
@@ -84,7 +84,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		Config:      c,
-		limiter:     newLimiter[netip.Prefix](c.Rate, c.Burst),
+		limiter:     newNetworkLimiter(c.Rate, c.Burst),
 		releases:    newLimiter[string](releaseRate, releaseBurst),
 		denials:     newDenials(),
 		work:        make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
