@@ -31,7 +31,7 @@ func (s *Server) challenge(ctx context.Context, r *http.Request, m1 []byte) ([]b
 	}
 	if reason := notAdmitted(d); reason != "" {
 		st := store.Status{Time: s.Now(), Phase: string(claimed.Phase), Verdict: "deny", Stage: string(wire.CodeDevice), Reason: reason}
-		if err := s.attempt(ctx, d, st); err != nil {
+		if err := s.attempt(ctx, refusals, d, st, r.RemoteAddr); err != nil {
 			return nil, err
 		}
 		return nil, refuse(http.StatusForbidden, wire.CodeDevice, reason, fmt.Errorf("device %s is %s", d.ID, d.State))

@@ -29,7 +29,7 @@ type decision struct {
 	seen    map[string]int64 // highest versions the device has proven
 	answer  []byte           // M4
 	ack     []byte           // what M5 must carry
-	dropped int              // denials of the device that were not recorded before this one
+	dropped count            // denials of the device that were not recorded before this one
 }
 
 // evidence answers M3 with M4. The order is: judge, make the answer in memory, then claim the challenge
@@ -49,6 +49,12 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	if err := s.pace(d, r.RemoteAddr); err != nil {
 		return nil, err
 	}
+	told := false
+	defer func() {
+		if !told && d.dropped.n > 0 { // a replay, say, is not recorded and tells nothing
+			s.quiet.unrecorded.add(unrecorded{d.device.ID, denials}, d.dropped)
+		}
+	}()
 	if d.verdict.Allowed() {
 		if err := s.release(d); err != nil {
 			return nil, err
@@ -64,6 +70,7 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	if err != nil {
 		return nil, err
 	}
+	told = true
 	s.afterDecide()
 	s.count(d)
 	s.keep(d, m3)
@@ -77,15 +84,15 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 // is not claimed, but nothing was made for it either.
 func (s *Server) pace(d *decision, remote string) error {
 	if d.verdict.Allowed() {
-		if !s.releases.allow(d.device.ID+network(remote).String(), s.Now()) {
+		if !s.quiet.allow(releases, d.device.ID, remote, s.Now()) {
 			return refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", fmt.Errorf("device %s asks too often", d.device.ID))
 		}
-	} else if !s.denials.record(d.device.ID, s.Now()) {
+	} else if !s.quiet.allow(denials, d.device.ID, remote, s.Now()) {
 		s.count(d)
 		d.id = ""
 		return denial(http.StatusForbidden, d)
 	}
-	d.dropped = s.denials.take(d.device.ID)
+	d.dropped = s.quiet.unrecorded.take(unrecorded{d.device.ID, denials})
 	return nil
 }
 
@@ -203,8 +210,8 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 	if d.found.image != "" {
 		event.Detail["image"] = d.found.image
 	}
-	if d.dropped > 0 {
-		event.Detail["unrecorded"] = fmt.Sprintf("%d denials since the last record", d.dropped)
+	if c := d.dropped; c.n > 0 {
+		event.Detail["unrecorded"] = fmt.Sprintf("%d denials since %s", c.n, c.since.UTC().Format(time.RFC3339))
 	}
 	out := store.Decision{
 		Cookie: hex.EncodeToString(d.verdict.Claim[:]), ID: d.id, Device: d.device.ID, Expires: d.verdict.Expires,

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,15 +86,15 @@ func (s *Server) report(ctx context.Context, r *http.Request, body []byte) ([]by
 	if a := d.Attempt; m.Stage == stageAttest && a.Verdict == "deny" && st.Time.Sub(a.Time) < denialStands {
 		return []byte("{}"), nil
 	}
-	return []byte("{}"), s.attempt(ctx, d, st)
+	return []byte("{}"), s.attempt(ctx, reports, d, st, r.RemoteAddr)
 }
 
 // stageAttest is what loaders call the stage in which they are denied.
 const stageAttest = "attest"
 
-// attempt shows what came in a device's name, at the pace of denials.
-func (s *Server) attempt(ctx context.Context, d store.Device, st store.Status) error {
-	if !s.denials.record(d.ID, s.Now()) {
+// attempt shows what came in a device's name, at the pace of its kind.
+func (s *Server) attempt(ctx context.Context, k kind, d store.Device, st store.Status, remote string) error {
+	if !s.quiet.allow(k, d.ID, remote, s.Now()) {
 		return nil
 	}
 	return s.Store.SetAttempt(ctx, d.ID, st)
@@ -124,9 +126,28 @@ func (s *strangers) add(n stranger) {
 		}
 	}
 	if kept = append(kept, n); len(kept) > maxStrangers {
-		kept = kept[1:]
+		i := oldestOfMost(kept)
+		kept = slices.Delete(kept, i, i+1)
 	}
 	s.last = kept
+}
+
+// oldestOfMost returns the oldest of those from the customer who has the most on the list: one who invents keys does not
+// push the box off it that was just plugged in elsewhere.
+func oldestOfMost(list []stranger) int {
+	count, first := map[netip.Prefix]int{}, map[netip.Prefix]int{}
+	most := netip.Prefix{}
+	for i, o := range list {
+		networks := around(network(o.Remote))
+		from := networks[len(networks)-1]
+		if count[from]++; count[from] == 1 {
+			first[from] = i
+		}
+		if count[from] > count[most] || count[from] == count[most] && first[from] < first[most] {
+			most = from
+		}
+	}
+	return first[most]
 }
 
 func (s *strangers) list() []stranger {

@@ -1,10 +1,16 @@
 package server
 
 import (
+	"bytes"
+	"context"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/store"
@@ -94,5 +100,173 @@ func TestReportHidesNoDenial(t *testing.T) {
 	}
 	if a := report("fetch"); a.Verdict != "report" || a.Stage != "fetch" {
 		t.Errorf("after a report about another stage: %+v", a)
+	}
+}
+
+// TestReportsMuteNoDenial sends, as anyone can who knows an EK's hash, more reports than are shown, from the device's
+// own network: the denials after them are recorded, and shown.
+func TestReportsMuteNoDenial(t *testing.T) {
+	l := newBareLab(t)
+	l.t = t
+	now := time.Now()
+	l.server.Now = func() time.Time { return now }
+	d, h := l.softDevice(t), l.server.Devices()
+	l.server.appraisers.parse = denyAll
+	report := func() {
+		t.Helper()
+		raw, err := wire.Marshal(&wire.Report{Version: wire.Version, Site: "lab", EK: d.ID(), Stage: "fetch", Reason: "all is well", Loader: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := send(h, wire.PathReport, raw); w.Code != http.StatusOK {
+			t.Fatalf("report: %d %s", w.Code, w.Body)
+		}
+	}
+	before := len(l.events())
+	for range 100 {
+		report()
+	}
+	for range 3 {
+		send(h, wire.PathEvidence, evidenceOf(t, h, d))
+	}
+	if n := len(l.events()) - before; n != 3 {
+		t.Errorf("%d audit records for 3 denials after 100 reports, want 3", n)
+	}
+	now = now.Add(time.Hour)
+	report()
+	dev, err := l.store.Device(t.Context(), d.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := dev.HiddenDenial(); h == nil || h.Stage != string(wire.CodeImage) {
+		t.Errorf("after a report, the denial that is shown is %+v", h)
+	}
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Host = "localhost"
+	l.server.Admin().ServeHTTP(w, r)
+	if page := w.Body.String(); !strings.Contains(page, "all is well") || !strings.Contains(page, `<span class="tag deny">`) {
+		t.Errorf("the page shows not both, the report and the denial:\n%s", page)
+	}
+	// A release of somebody else's making hides it neither; what the device proves does.
+	l.server.appraisers = appraisers{parse: admitAll}
+	now = now.Add(time.Hour)
+	if w := send(h, wire.PathEvidence, evidenceOf(t, h, d)); w.Code != http.StatusOK {
+		t.Fatalf("good evidence: %d %s", w.Code, w.Body)
+	}
+	if dev, err = l.store.Device(t.Context(), d.ID()); err != nil || dev.Attempt.Verdict != "allow" || dev.HiddenDenial() == nil {
+		t.Errorf("after a release that was not acknowledged: attempt %q, denial %+v, %v", dev.Attempt.Verdict, dev.HiddenDenial(), err)
+	}
+	dev.Confirmed.Time = now
+	if h := dev.HiddenDenial(); h != nil {
+		t.Errorf("after a proven boot: %+v", h)
+	}
+}
+
+// TestStrangerMutesNoDenial: denials in another network than the device's do not use up its pace, and a replay does not
+// take the count of those that were not recorded with it.
+func TestStrangerMutesNoDenial(t *testing.T) {
+	l := newBareLab(t)
+	l.t = t
+	now := time.Now()
+	l.server.Now = func() time.Time { return now }
+	d, h := l.softDevice(t), l.server.Devices()
+	l.server.appraisers.parse = denyAll
+	from := func(remote string, m3 []byte) {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodPost, wire.PathEvidence, bytes.NewReader(m3))
+		r.Header.Set("Content-Type", wire.ContentType)
+		r.RemoteAddr = remote
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden && w.Code != http.StatusConflict {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	var replayed []byte
+	for range denialBurst + 10 {
+		m3 := evidenceOf(t, h, d)
+		if replayed == nil {
+			replayed = m3
+		}
+		from("[2001:db8:1::1]:1", m3)
+	}
+	before := len(l.events())
+	from("192.0.2.1:1", replayed)
+	from("192.0.2.1:1", evidenceOf(t, h, d))
+	events := l.events()[before:]
+	if len(events) != 1 || events[0].Detail["remote"] != "192.0.2.1:1" || !strings.HasPrefix(events[0].Detail["unrecorded"], "10 denials since") {
+		t.Errorf("the device's own denial left %+v, want one record that tells of 10 others", events)
+	}
+}
+
+// TestWhatWasDroppedIsTold sends more than is recorded and stops: what was dropped is in the audit log all the same,
+// with its number and since when, in a bounded number of records.
+func TestWhatWasDroppedIsTold(t *testing.T) {
+	l := newBareLab(t)
+	l.t = t
+	d, h := l.softDevice(t), l.server.Devices()
+	l.server.appraisers.parse = denyAll
+	for range denialBurst + 5 {
+		send(h, wire.PathEvidence, evidenceOf(t, h, d))
+	}
+	before := len(l.events())
+	l.server.keepHouse(t.Context())
+	l.server.keepHouse(t.Context())
+	events := l.events()[before:]
+	if len(events) != 1 || events[0].Kind != "unrecorded" || events[0].Device != d.ID() || !strings.HasPrefix(events[0].Detail["denials"], "5 since ") {
+		t.Fatalf("told %+v, want one record of 5 denials", events)
+	}
+	q := &l.server.quiet.unrecorded
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for i := range 1000 {
+		q.add(unrecorded{fmt.Sprintf("%064x", i), reports}, count{2, now.Add(time.Duration(i) * time.Second)})
+		q.add(unrecorded{fmt.Sprintf("%064x", 7), denials}, count{1, now})
+	}
+	before = len(l.events())
+	l.server.tell(t.Context())
+	events = l.events()[before:]
+	if len(events) != maxTold+1 {
+		t.Fatalf("%d records for 1000 devices, want %d", len(events), maxTold+1)
+	}
+	want := map[string]string{"reports": "2 since 2026-03-01T12:00:07Z", "denials": "1000 since 2026-03-01T12:00:00Z"}
+	if diff := cmp.Diff(want, events[0].Detail); diff != "" {
+		t.Errorf("the device with the most (-want +got):\n%s", diff)
+	}
+	want = map[string]string{"devices": "968", "reports": "1936 since 2026-03-01T12:00:32Z"}
+	if diff := cmp.Diff(want, events[maxTold].Detail); diff != "" {
+		t.Errorf("all others (-want +got):\n%s", diff)
+	}
+	// A store that does not answer loses no count.
+	q.add(unrecorded{d.ID(), releases}, count{3, now})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l.server.tell(ctx)
+	if got := q.take(unrecorded{d.ID(), releases}); got.n != 3 {
+		t.Errorf("after a failure %d are counted, want 3", got.n)
+	}
+}
+
+func TestTallyIsBounded(t *testing.T) {
+	var q tally[int]
+	for i := range maxBuckets + 10 {
+		q.add(i+1, count{1, time.Unix(1, 0)})
+	}
+	all := q.drain()
+	if len(all) != maxBuckets+1 || all[0].n != 10 {
+		t.Errorf("%d keys, %d of them others; want %d and 10", len(all), all[0].n, maxBuckets+1)
+	}
+}
+
+// TestStrangersFromOneCustomer invents keys in all networks of a /48 after a box was plugged in elsewhere.
+func TestStrangersFromOneCustomer(t *testing.T) {
+	var s strangers
+	s.add(stranger{Time: time.Unix(1, 0), EK: "box", Remote: "192.0.2.1:1"})
+	for i := range 10 * maxStrangers {
+		s.add(stranger{Time: time.Unix(2, 0), EK: fmt.Sprint(i), Remote: fmt.Sprintf("[2001:db8:1:%x::1]:1", i)})
+	}
+	list := s.list()
+	if len(list) != maxStrangers || list[0].EK != "box" || list[maxStrangers-1].EK != fmt.Sprint(10*maxStrangers-1) {
+		t.Errorf("%d on the list, from %q to %q; want %d, with the box and the newest", len(list), list[0].EK, list[len(list)-1].EK, maxStrangers)
 	}
 }

@@ -53,8 +53,7 @@ type Server struct {
 	verifier   *verify.Site
 	appraisers appraisers
 	limiter    *networkLimiter
-	releases   *limiter[string] // by device and network
-	denials    *denials
+	quiet      *quiet
 	work       chan struct{} // one token for each appraisal that may run at a time
 	metrics    metrics
 	bodies     budget
@@ -85,8 +84,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		Config:      c,
 		limiter:     newNetworkLimiter(c.Rate, c.Burst),
-		releases:    newLimiter[string](releaseRate, releaseBurst),
-		denials:     newDenials(),
+		quiet:       newQuiet(),
 		work:        make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
 		afterDecide: func() {},
 		appraisers:  appraisers{parse: parseDocuments},
@@ -107,7 +105,7 @@ const (
 	handleTimeout = 30 * time.Second // for an answer, once the request is there: a store may hang
 	maxHeader     = 16 << 10
 	drainTimeout  = 20 * time.Second
-	pruneEvery    = 10 * time.Minute
+	houseEvery    = 10 * time.Minute
 )
 
 func newHTTP(h http.Handler, log *slog.Logger) *http.Server {
@@ -150,6 +148,7 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 	for _, l := range all {
 		err = errors.Join(err, l.server.Shutdown(drain))
 	}
+	s.tell(drain)
 	if err != nil {
 		return fmt.Errorf("attestd: %w", err)
 	}
@@ -162,7 +161,7 @@ func (s *Server) limitConns(devices net.Listener) net.Listener {
 
 // tend does the housekeeping until ctx ends or a listener fails.
 func (s *Server) tend(ctx context.Context, failed <-chan error) error {
-	tick := time.NewTicker(pruneEvery)
+	tick := time.NewTicker(houseEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -171,17 +170,18 @@ func (s *Server) tend(ctx context.Context, failed <-chan error) error {
 		case err := <-failed:
 			return err
 		case <-tick.C:
-			s.prune(ctx)
+			s.keepHouse(ctx)
 		}
 	}
 }
 
-func (s *Server) prune(ctx context.Context) {
+func (s *Server) keepHouse(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
 	defer cancel()
 	if _, err := s.Store.Prune(ctx); err != nil {
 		s.Log.Error("prune", "err", err)
 	}
+	s.tell(ctx)
 }
 
 // TLS is the configuration of the devices' listener. Its certificate comes from the site's CA, is renewed

@@ -24,7 +24,7 @@ var ErrChain = errors.New("audit chain is broken")
 
 // Event is what happened, as the audit log keeps it. It never holds a secret.
 type Event struct {
-	Kind     string            `json:"kind"` // "decision", "ack", "enrol", "state", "format", "policy", "token", "secret", "health"
+	Kind     string            `json:"kind"` // "decision", "ack", "enrol", "state", "format", "policy", "token", "secret", "health", "unrecorded"
 	Device   string            `json:"device,omitempty"`
 	Decision string            `json:"decision,omitempty"`
 	Phase    string            `json:"phase,omitempty"`

@@ -43,6 +43,17 @@ type Device struct {
 	Policy      DevicePolicy `json:"policy"`
 	Confirmed   Status       `json:"confirmed"` // last boot the device proved (M5)
 	Attempt     Status       `json:"attempt"`   // last attempt that named this device; not proven to come from it
+	Denied      Status       `json:"denied"`    // last attempt that was denied, which no report and no release replaces
+}
+
+// HiddenDenial returns the denial since the last proven boot that a later attempt hides, or nil. Anyone can report, or
+// have evidence of his own released to, in a device's name: what attestd has denied is shown until the device proves
+// a boot.
+func (d Device) HiddenDenial() *Status {
+	if d.Denied.Verdict == "" || d.Attempt.Verdict == d.Denied.Verdict || !d.Denied.Time.After(d.Confirmed.Time) {
+		return nil
+	}
+	return &d.Denied
 }
 
 // DevicePolicy is what an operator decided about one device beyond the site's policy.
@@ -96,19 +107,21 @@ func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error 
 	return s.append(ctx, tx, e)
 }
 
-const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.policy, d.confirmed, d.attempt"
+const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.policy, d.confirmed, d.attempt, " +
+	"COALESCE((SELECT n.status FROM denials n WHERE n.device = d.id), '{}')"
 
 func scanDevice(scan func(...any) error) (d Device, err error) {
 	var at, format, repair int64
-	var policy, confirmed, attempt string
-	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &policy, &confirmed, &attempt); err != nil {
+	var policy, confirmed, attempt, denied string
+	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &policy, &confirmed, &attempt, &denied); err != nil {
 		return Device{}, err
 	}
 	d.EnrolledAt, d.MayFormat = fromMillis(at), format != 0
 	if repair >= 0 {
 		d.RepairFloor = &repair
 	}
-	return d, errors.Join(json.Unmarshal([]byte(policy), &d.Policy), json.Unmarshal([]byte(confirmed), &d.Confirmed), json.Unmarshal([]byte(attempt), &d.Attempt))
+	return d, errors.Join(json.Unmarshal([]byte(policy), &d.Policy), json.Unmarshal([]byte(confirmed), &d.Confirmed), json.Unmarshal([]byte(attempt), &d.Attempt),
+		json.Unmarshal([]byte(denied), &d.Denied))
 }
 
 // Device finds a device by the hash of any of its endorsement keys ([ErrNotFound]).
@@ -217,6 +230,14 @@ func setAttempt(ctx context.Context, tx *sql.Tx, id string, st Status) error {
 	}
 	if _, err := tx.ExecContext(ctx, "UPDATE devices SET attempt = $1 WHERE id = $2", string(b), id); err != nil {
 		return fmt.Errorf("note attempt of %s: %w", id, err)
+	}
+	if st.Verdict != "deny" {
+		return nil
+	}
+	// Of a device that is not there, none.
+	if _, err := tx.ExecContext(ctx, `INSERT INTO denials (device, status) SELECT id, $1 FROM devices WHERE id = $2
+		ON CONFLICT (device) DO UPDATE SET status = excluded.status`, string(b), id); err != nil {
+		return fmt.Errorf("note denial of %s: %w", id, err)
 	}
 	return nil
 }

@@ -154,6 +154,8 @@ var schema = []string{
 	`CREATE TABLE IF NOT EXISTS endorsement_keys (
 		hash TEXT PRIMARY KEY, device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE)`,
 	`CREATE INDEX IF NOT EXISTS endorsement_keys_device ON endorsement_keys(device)`,
+	`CREATE TABLE IF NOT EXISTS denials (
+		device TEXT PRIMARY KEY REFERENCES devices(id) ON DELETE CASCADE, status TEXT NOT NULL)`,
 	`CREATE TABLE IF NOT EXISTS versions (
 		device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, name TEXT NOT NULL, value BIGINT NOT NULL,
 		PRIMARY KEY (device, name))`,

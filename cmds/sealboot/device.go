@@ -81,9 +81,13 @@ func newDeviceListCmd(dir *string) *cobra.Command {
 						return err
 					}
 					for _, d := range page {
+						reason := d.Attempt.Reason
+						if h := d.HiddenDenial(); h != nil {
+							reason = fmt.Sprintf("%s; denied %s: %s", reason, stamp(h.Time), h.Reason)
+						}
 						if state == "" || state == string(d.State) {
 							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID[:16], d.Label, d.State, d.Tier,
-								stamp(d.Confirmed.Time), d.Confirmed.Image, d.Confirmed.Loader, strings.TrimSpace(stamp(d.Attempt.Time)+" "+d.Attempt.Verdict), d.Attempt.Reason)
+								stamp(d.Confirmed.Time), d.Confirmed.Image, d.Confirmed.Loader, strings.TrimSpace(stamp(d.Attempt.Time)+" "+d.Attempt.Verdict), reason)
 						}
 					}
 					if len(page) < listPage {
