@@ -116,7 +116,7 @@ func BenchmarkServer(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
-		l.server.quiet.paces[releases] = newPace(1e9, 1e9) // one device stands for many
+		l.server.quiet.paces[releases] = newPace(1e9, 1e9, 1) // one device stands for many
 		all := make([][]byte, batch)
 		for i := range all {
 			all[i] = evidenceOf(b, h, d)

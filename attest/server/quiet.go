@@ -46,8 +46,9 @@ type pace struct {
 	all  *limiter[string] // by device; nil where networks are all that counts
 }
 
-func newPace(rate, burst float64) pace {
-	return pace{newNetworkLimiter(rate, burst), newLimiter[string](allNetworks*rate, allNetworks*burst)}
+// newPace has that of one network, and how many times that of all together.
+func newPace(rate, burst, networks float64) pace {
+	return pace{newNetworkLimiter(rate, burst), newLimiter[string](networks*rate, networks*burst)}
 }
 
 func (p pace) allow(device string, from netip.Prefix, now time.Time) bool {
@@ -66,8 +67,9 @@ type unrecorded struct {
 }
 
 func newQuiet() *quiet {
+	each := func() pace { return newPace(denialRate, denialBurst, allNetworks) }
 	return &quiet{paces: map[kind]pace{
-		denials: newPace(denialRate, denialBurst), reports: newPace(denialRate, denialBurst), refusals: newPace(denialRate, denialBurst),
+		denials: each(), reports: each(), refusals: each(),
 		// A release is not only a record: the device itself must get it, whatever others do elsewhere.
 		releases: {each: newNetworkLimiter(releaseRate, releaseBurst)},
 	}}

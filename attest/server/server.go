@@ -36,7 +36,7 @@ import (
 type Config struct {
 	Site  *site.Site
 	Store *store.Store
-	Log   *slog.Logger     // nil discards
+	Log   *slog.Logger     // nil discards; it is written at a bounded pace
 	Now   func() time.Time // nil means time.Now
 	// Evidence is a directory that keeps the last evidence (M3) of each known device, for auditors who
 	// verify it with tools of their own. Empty keeps none.
@@ -54,6 +54,7 @@ type Server struct {
 	appraisers appraisers
 	limiter    *networkLimiter
 	quiet      *quiet
+	log        *pacedLog     // behind Log
 	work       chan struct{} // one token for each appraisal that may run at a time
 	metrics    metrics
 	bodies     budget
@@ -81,8 +82,11 @@ func New(c Config) (*Server, error) {
 	if c.Burst == 0 {
 		c.Burst = 2000
 	}
+	log := newPacedLog(c.Log.Handler())
+	c.Log = slog.New(log)
 	s := &Server{
 		Config:      c,
+		log:         log,
 		limiter:     newNetworkLimiter(c.Rate, c.Burst),
 		quiet:       newQuiet(),
 		work:        make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
@@ -111,7 +115,7 @@ const (
 func newHTTP(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(httpLog{log.Handler()}, slog.LevelDebug),
 	}
 }
 
@@ -149,6 +153,7 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 		err = errors.Join(err, l.server.Shutdown(drain))
 	}
 	s.tell(drain)
+	s.log.tell(drain, s.Now())
 	if err != nil {
 		return fmt.Errorf("attestd: %w", err)
 	}
@@ -182,6 +187,7 @@ func (s *Server) keepHouse(ctx context.Context) {
 		s.Log.Error("prune", "err", err)
 	}
 	s.tell(ctx)
+	s.log.tell(ctx, s.Now())
 }
 
 // TLS is the configuration of the devices' listener. Its certificate comes from the site's CA, is renewed

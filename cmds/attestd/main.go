@@ -52,7 +52,7 @@ proxy that asks who is there goes in front of it.`,
 	f.StringVar(&o.listen, "listen", ":8443", "address for devices, TLS")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:8480", "loopback address for the status page, metrics and audit export; \"\" for none")
 	f.StringVar(&o.evidence, "evidence", "", "directory to keep the last evidence of each device in, for auditors")
-	f.BoolVar(&o.verbose, "verbose", false, "log every refused connection too")
+	f.BoolVar(&o.verbose, "verbose", false, "log what becomes of connections too; like all of the log, at a bounded pace")
 	for _, name := range []string{"dir", "evidence"} {
 		if err := cmd.MarkFlagDirname(name); err != nil {
 			panic(err) // no such flag: a mistake in this program
