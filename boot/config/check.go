@@ -165,9 +165,9 @@ func (s *Site) checkAttestd(p *problems) {
 
 func (s *Site) checkSource(p *problems, at string, src *Source) {
 	allowed := map[string][]string{
-		SourceOCI:   {"ref", "mirrors", "ca", "plainHTTP", "auth", "keys", "threshold", "platform", "disk"},
+		SourceOCI:   {"ref", "mirrors", "ca", "plainHTTP", "auth", "keys", "threshold", "identity", "platform", "disk"},
 		SourceTUF:   {"root", "metadataURL", "targetsURL", "target", "mirrors", "ca", "auth", "platform", "plainHTTP", "disk"},
-		SourceMedia: {"ref", "keys", "threshold", "platform", "disk", "root", "target"},
+		SourceMedia: {"ref", "keys", "threshold", "identity", "platform", "disk", "root", "target"},
 	}
 	fields, ok := allowed[src.Type]
 	if !ok {
@@ -222,6 +222,7 @@ func (src *Source) set() []string {
 		{"auth", src.Auth != nil},
 		{"keys", len(src.Keys) > 0},
 		{"threshold", src.Threshold != 0},
+		{"identity", src.Identity != ""},
 		{"platform", src.Platform != ""},
 		{"disk", src.Disk != ""},
 		{"root", len(src.Root) > 0},
@@ -278,6 +279,13 @@ func (s *Site) checkKeys(p *problems, at string, src *Source) {
 		p.addf(at+".threshold", "want it beside keys, found no keys")
 	case src.Threshold < 0 || src.Threshold > len(src.Keys):
 		p.addf(at+".threshold", "want 1 to %d, the number of keys, found %d", len(src.Keys), src.Threshold)
+	}
+	switch {
+	case src.Identity == "":
+	case len(src.Keys) == 0:
+		p.addf(at+".identity", "want it beside keys, found no keys")
+	case !mirror.MatchString(src.Identity):
+		p.addf(at+".identity", "want registry/repository without a tag, found %q", shorten(src.Identity))
 	}
 }
 

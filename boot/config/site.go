@@ -149,6 +149,10 @@ type Source struct {
 	Keys [][]byte `json:"keys,omitempty"`
 	// Threshold is how many of Keys must have signed; 0 means all of them.
 	Threshold int `json:"threshold,omitempty"`
+	// Identity is the repository, as registry/repository, that a signature must
+	// name for the image: keys that sign more than one image admit only this one.
+	// Empty means that it may name any.
+	Identity string `json:"identity,omitempty"`
 	// Platform picks from an image index, as in "linux/amd64"; empty means
 	// the machine's own.
 	Platform string `json:"platform,omitempty"`

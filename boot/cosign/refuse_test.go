@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -50,6 +51,7 @@ type statement struct {
 
 type subject struct {
 	Digest map[string]string `json:"digest"`
+	Name   string            `json:"name,omitempty"`
 }
 
 // forged is a bundle by somebody who holds a pinned key.
@@ -96,7 +98,7 @@ func TestBundleRefused(t *testing.T) {
 	good := func() forged {
 		return forged{cosign.BundleType, "application/vnd.in-toto+json", statement{
 			Type: "https://in-toto.io/Statement/v1", PredicateType: cosign.PredicateType,
-			Subject: []subject{{map[string]string{"sha256": image(t).Encoded()}}},
+			Subject: []subject{{Digest: map[string]string{"sha256": image(t).Encoded()}}},
 		}, 1}
 	}
 	for want, change := range map[string]func(*forged){
@@ -168,6 +170,64 @@ func TestReferrersOfTheWrongShape(t *testing.T) {
 		_, err := cosign.Policy{Keys: keys(t, "ecdsa")}.Admit(t.Context(), r, ocispec.Descriptor{Digest: image(t)})
 		if !errors.Is(err, oci.ErrNotAdmitted) || !strings.Contains(fmt.Sprint(err), "does not hold one bundle") {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestIdentity: a key may sign more than one image, and a site may want one.
+func TestIdentity(t *testing.T) {
+	const os = "registry.example:5000/site/os"
+	key := ecdsaKey(t, elliptic.P256())
+	pinned, err := cosign.ParseKey(pkix(t, &key.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		named, demanded string
+		ok              bool
+	}{
+		{os, "", true},
+		{"", "", true},
+		{os, os, true},
+		{os + ":1", os, true},
+		{os + "@" + image(t).String(), os, true},
+		{os + ":1@" + image(t).String(), os, true},
+		{"", os, false},
+		{"registry.example:5000/site/other", os, false},
+		{os + "/other", os, false},
+		{os + "x", os, false},
+		{"other/" + os, os, false},
+		{"Registry.example:5000/site/os", os, false},
+		{"registry.example/site/os", os, false},
+		{"registry.example", "registry.example:5000", false},
+		{os + " ", os, false},
+	} {
+		payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"}}`, tt.named, image(t))
+		sum := sha256.Sum256(payload)
+		sig, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := forged{cosign.BundleType, "application/vnd.in-toto+json", statement{
+			Type: "https://in-toto.io/Statement/v1", PredicateType: cosign.PredicateType,
+			Subject: []subject{
+				{map[string]string{"sha256": strings.Repeat("0", 64)}, tt.demanded}, // of another image
+				{map[string]string{"sha256": image(t).Encoded()}, tt.named},
+			},
+		}, 1}
+		classic, bundle := signed(t, nil, nil), signed(t, nil, nil)
+		classic.put("sha256-"+image(t).Encoded()+".sig", classic.layer(cosign.SimpleSigningType, payload,
+			map[string]string{cosign.SignatureAnnotation: base64.StdEncoding.EncodeToString(sig)}))
+		bundle.put("", bundle.layer(cosign.BundleType, f.bundle(t, key), nil))
+		for form, r := range map[string]*repo{"classic": classic, "bundle": bundle} {
+			p := cosign.Policy{Keys: []cosign.Key{pinned}, Identity: tt.demanded}
+			_, err := p.Admit(t.Context(), r, ocispec.Descriptor{Digest: image(t)})
+			if tt.ok && err != nil {
+				t.Errorf("%s that names %q, demanded %q: %v", form, tt.named, tt.demanded, err)
+			}
+			if !tt.ok && (!errors.Is(err, oci.ErrNotAdmitted) || !strings.Contains(err.Error(), "is demanded")) {
+				t.Errorf("%s that names %q, demanded %q: %v", form, tt.named, tt.demanded, err)
+			}
 		}
 	}
 }

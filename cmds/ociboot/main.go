@@ -48,6 +48,7 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	var keys, mirrors loader.Strings
 	s.Var(&keys, "key", "`FILE` with a public key (PEM) that must have signed the image; may be repeated")
 	threshold := s.Int("threshold", 0, "how many of the keys must have signed (default all)")
+	identity := s.String("identity", "", "`REGISTRY/REPOSITORY` that the signatures must name")
 	s.Var(&mirrors, "mirror", "`REGISTRY/REPOSITORY` with the same image; may be repeated")
 	tag := s.String("tag", "", "`TAG` or digest in a layout that has several images")
 	authFile := s.String("auth", "", "`FILE` with registry credentials, a Docker config.json")
@@ -60,7 +61,7 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 		s.Usage()
 		return nil, nil, fmt.Errorf("want one image, found %d arguments", s.NArg())
 	}
-	src := config.Source{Type: config.SourceOCI, Ref: s.Arg(0), Mirrors: mirrors, Threshold: *threshold}
+	src := config.Source{Type: config.SourceOCI, Ref: s.Arg(0), Mirrors: mirrors, Threshold: *threshold, Identity: *identity}
 	o := loader.Options{}
 	if isFolder(s.Arg(0)) {
 		src.Type, src.Ref, o.Layout = config.SourceMedia, *tag, s.Arg(0)
@@ -73,6 +74,9 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	}
 	if src.Threshold < 0 || src.Threshold > len(src.Keys) {
 		return nil, nil, fmt.Errorf("--threshold: want at most %d, the number of keys, found %d", len(src.Keys), src.Threshold)
+	}
+	if src.Identity != "" && len(src.Keys) == 0 {
+		return nil, nil, errors.New("--identity goes with --key: it is signatures that name a repository")
 	}
 	if src.Auth, err = clientCert(*certFile, *keyFile); err != nil {
 		return nil, nil, err

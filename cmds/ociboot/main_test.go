@@ -129,6 +129,7 @@ func TestExitCodes(t *testing.T) {
 		{"JSON without a dry run", []string{"--json", dir}, loader.ExitUsage, "--dry-run"},
 		{"tag of a registry", []string{"--dry-run", "--tag", "v1", "r/x"}, loader.ExitUsage, "folder"},
 		{"no key", []string{"--dry-run", "--key", key, dir}, loader.ExitUsage, "PEM"},
+		{"identity without keys", []string{"--dry-run", "--identity", "registry.example/os", dir}, loader.ExitUsage, "--identity goes with --key"},
 		{"threshold without keys", []string{"--dry-run", "--threshold", "1", dir}, loader.ExitUsage, "threshold"},
 		{"no credentials", []string{"--dry-run", "--auth", "/none", dir}, loader.ExitUsage, "--auth"},
 		{"no CA", []string{"--dry-run", "--ca", "/none", "r/x"}, loader.ExitUsage, "--ca"},

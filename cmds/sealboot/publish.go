@@ -70,6 +70,7 @@ type publishFlags struct {
 	numbered        bool // the version is given
 	signKeys        []string
 	signatureForm   string
+	identity        string
 	referenceValues string
 	conn            connectionFlags
 }
@@ -127,6 +128,7 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "`NAME=VALUE` for the manifest; can be repeated")
 	flags.StringArrayVar(&f.signKeys, "sign", nil, "sign with the private key in `file`; can be repeated")
 	flags.StringVar(&f.signatureForm, "signature-form", "both", "cosign's `form`: classic, bundle or both")
+	flags.StringVar(&f.identity, "identity", "", "the `repository` that the signatures name (default LOCATION's, if that is in a registry)")
 	flags.StringVar(&f.referenceValues, "reference-values", "", "attach this `file` of reference values, made by \"sealboot predict image\"")
 	f.conn.add(flags, "")
 	return cmd
@@ -161,7 +163,7 @@ func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string
 		}
 	}
 	if len(signers) > 0 {
-		if err := f.sign(ctx, dst, desc, where, signers); err != nil {
+		if err := f.sign(ctx, dst, desc, f.named(where), signers); err != nil {
 			return desc, err
 		}
 	}
@@ -169,7 +171,7 @@ func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string
 }
 
 // sign signs all of an image with every key.
-func (f *publishFlags) sign(ctx context.Context, dst *publish.Target, image ocispec.Descriptor, where string, signers []*publish.Signer) error {
+func (f *publishFlags) sign(ctx context.Context, dst *publish.Target, image ocispec.Descriptor, reference string, signers []*publish.Signer) error {
 	all, err := publish.Signable(ctx, dst, image)
 	if err != nil {
 		return err
@@ -177,12 +179,12 @@ func (f *publishFlags) sign(ctx context.Context, dst *publish.Target, image ocis
 	for _, d := range all {
 		for _, s := range signers {
 			if f.signatureForm != "bundle" {
-				if err := s.SignClassic(ctx, dst, d, where); err != nil {
+				if err := s.SignClassic(ctx, dst, d, reference); err != nil {
 					return err
 				}
 			}
 			if f.signatureForm != "classic" {
-				if err := s.SignBundle(ctx, dst, d); err != nil {
+				if err := s.SignBundle(ctx, dst, d, reference); err != nil {
 					return err
 				}
 			}
@@ -249,6 +251,18 @@ func (f *publishFlags) annotate(version *uint64) error {
 	}
 	f.artifact.Annotations[osimage.AnnotationVersion] = osimage.FormatVersion(*version)
 	return nil
+}
+
+// named is the repository that signatures name: a site config can demand it.
+func (f *publishFlags) named(where string) string {
+	if f.identity != "" {
+		return f.identity
+	}
+	l, err := publish.ParseLocation(where)
+	if err != nil {
+		return "" // it was parsed when it was opened
+	}
+	return l.Repository()
 }
 
 // image pushes the image itself and tags it.

@@ -22,6 +22,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 
+	"github.com/sealboot/sealboot/boot/cosign"
 	"github.com/sealboot/sealboot/boot/fetch"
 	sealoci "github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/measure/atomicfile"
@@ -57,6 +58,15 @@ func ParseLocation(s string) (Location, error) {
 		return Location{transport, path, reference}, nil
 	}
 	return Location{transport: "docker", path: strings.TrimPrefix(s, "docker://")}, nil
+}
+
+// Repository is the name of the repository in a registry; empty for a layout,
+// which has none.
+func (l Location) Repository() string {
+	if l.transport != "docker" {
+		return ""
+	}
+	return cosign.Repository(l.path)
 }
 
 // Source is an open location to read from.

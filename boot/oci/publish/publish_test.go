@@ -164,7 +164,7 @@ func published(t *testing.T, dst *publish.Target) (ocispec.Descriptor, []cosign.
 		if err := s.SignClassic(ctx, dst, desc, "os"); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.SignBundle(ctx, dst, desc); err != nil {
+		if err := s.SignBundle(ctx, dst, desc, "os"); err != nil {
 			t.Fatal(err)
 		}
 		keys = append(keys, public)
@@ -178,7 +178,7 @@ func published(t *testing.T, dst *publish.Target) (ocispec.Descriptor, []cosign.
 // checkBoots opens the image as the loader does and reads all of it.
 func checkBoots(t *testing.T, place oci.Place, desc ocispec.Descriptor, keys []cosign.Key) {
 	t.Helper()
-	src, err := oci.New(oci.Options{Places: []oci.Place{place}, Rounds: 1, Admit: cosign.Policy{Keys: keys}.Admit})
+	src, err := oci.New(oci.Options{Places: []oci.Place{place}, Rounds: 1, Admit: cosign.Policy{Keys: keys, Identity: "os"}.Admit})
 	if err != nil {
 		t.Fatal(err)
 	}

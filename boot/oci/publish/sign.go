@@ -119,7 +119,7 @@ func (s *Signer) sign(message []byte) ([]byte, error) {
 }
 
 // SignClassic adds a signature in cosign's classic form. reference is the
-// name that the payload gives to the image; nothing relies on it.
+// name that the payload gives to the image, which a [cosign.Policy] can demand.
 func (s *Signer) SignClassic(ctx context.Context, dst oras.Target, image ocispec.Descriptor, reference string) error {
 	payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`,
 		reference, image.Digest)
@@ -184,8 +184,10 @@ func signatures(ctx context.Context, src oras.Target, tag string) (ocispec.Manif
 }
 
 // SignBundle attaches a signature as a Sigstore bundle, cosign's newer form.
-func (s *Signer) SignBundle(ctx context.Context, dst content.Storage, image ocispec.Descriptor) error {
-	bundle, err := s.bundle(image)
+// reference is the name that the statement gives to the image, which cosign
+// leaves out; empty leaves it out here too.
+func (s *Signer) SignBundle(ctx context.Context, dst content.Storage, image ocispec.Descriptor, reference string) error {
+	bundle, err := s.bundle(image, reference)
 	if err != nil {
 		return fmt.Errorf("signing: %w", err)
 	}
@@ -205,12 +207,16 @@ func (s *Signer) SignBundle(ctx context.Context, dst content.Storage, image ocis
 	return err
 }
 
-func (s *Signer) bundle(image ocispec.Descriptor) ([]byte, error) {
+func (s *Signer) bundle(image ocispec.Descriptor, reference string) ([]byte, error) {
 	type object = map[string]any
 	const payloadType = "application/vnd.in-toto+json"
+	subject := object{"digest": object{"sha256": image.Digest.Encoded()}}
+	if reference != "" {
+		subject["name"] = reference
+	}
 	statement, err := json.Marshal(object{
 		"_type":         "https://in-toto.io/Statement/v1",
-		"subject":       []object{{"digest": object{"sha256": image.Digest.Encoded()}}},
+		"subject":       []object{subject},
 		"predicateType": cosign.PredicateType,
 		"predicate":     object{},
 	})

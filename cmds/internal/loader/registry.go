@@ -131,7 +131,7 @@ func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
 func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.Place, accept func(context.Context, *oci.Image) error) (*oci.Source, error) {
 	o := oci.Options{Places: places, Platform: platform(src.Platform), Accept: accept, Rounds: 1, Fetch: m.fetchOptions(ctx)}
 	if len(src.Keys) > 0 {
-		p := cosign.Policy{Threshold: src.Threshold}
+		p := cosign.Policy{Threshold: src.Threshold, Identity: src.Identity}
 		for i, der := range src.Keys {
 			k, err := cosign.ParseKey(der)
 			if err != nil {

@@ -58,15 +58,15 @@ func TestSigned(t *testing.T) {
 	classic, classicKey := signer(t)
 	bundle, bundleKey := signer(t)
 	_, otherKey := signer(t)
-	if err := classic.SignClassic(ctx, repo, image, "os"); err != nil {
+	if err := classic.SignClassic(ctx, repo, image, "registry.example/os:1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := bundle.SignBundle(ctx, repo, image); err != nil {
+	if err := bundle.SignBundle(ctx, repo, image, "registry.example/os:1"); err != nil {
 		t.Fatal(err)
 	}
 	strict, other := w.conf.Sources[0], w.conf.Sources[0]
 	strict.Keys, strict.Threshold = [][]byte{otherKey, classicKey}, 2
-	other.Keys, other.Threshold = [][]byte{otherKey, bundleKey, classicKey}, 2
+	other.Keys, other.Threshold, other.Identity = [][]byte{otherKey, bundleKey, classicKey}, 2, "registry.example/os"
 	w.conf.Sources = []config.Source{strict, other}
 	if outcome, err := w.boot(); outcome != flow.Kexec {
 		t.Fatalf("boot: %v, %v\n%s", outcome, err, &w.out)
