@@ -25,7 +25,8 @@ type Client struct {
 	Loader     string           // our version, for people
 	JoinToken  []byte           // nil unless the device still has to join
 
-	saved *savedEK
+	saved  *savedEK
+	orders uint64 // the last that Hello told of
 }
 
 // Hello asks for the signed time and version. The answer is authentic and made for this call; ErrUnreachable and
@@ -50,6 +51,7 @@ func (c *Client) Hello(ctx context.Context, ek string) (*wire.Hello, error) {
 	if string(h.Nonce) != string(nonce) {
 		return nil, fmt.Errorf("hello: %w: another nonce", ErrProtocol)
 	}
+	c.orders = h.Orders
 	return &h, nil
 }
 

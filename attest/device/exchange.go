@@ -88,6 +88,7 @@ func (c *Client) challenge(ctx context.Context, x *exchange, phase wire.Phase) (
 	d := &wire.Device{
 		Version: wire.Version, Site: c.Site, Phase: phase, Nonce: nonce,
 		EKPublic: x.ek.raw, EKCertificate: x.ek.cert, AKPublic: x.ak.raw, AgentPublic: x.agent.raw, Loader: c.Loader,
+		Orders: c.orders,
 	}
 	for _, b := range banks {
 		d.Banks = append(d.Banks, pcr.BankName(b))

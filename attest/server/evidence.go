@@ -228,7 +228,8 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 		}
 		if v := d.verdict.Verified; v.Device.Phase == wire.PhaseBoot {
 			out.Ack = ackHash(d.ack)
-			out.Effects = store.Effects{Status: status, Versions: d.found.versions}
+			out.Effects = store.Effects{Status: status, Versions: d.found.versions, Released: d.device.Orders}
+			out.Effects.Heard = int64(min(v.Device.Orders, uint64(d.device.Orders)))
 			out.Effects.AKName, out.Effects.AgentName = hex.EncodeToString(v.AKName), hex.EncodeToString(v.AgentName)
 		}
 	} else {

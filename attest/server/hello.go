@@ -45,7 +45,7 @@ func (s *Server) addFloor(ctx context.Context, answer *wire.Hello, ek string) er
 	if err != nil {
 		return err
 	}
-	answer.HealthyVersion = uint64(versions[versionHealthy])
+	answer.HealthyVersion, answer.Orders = uint64(versions[versionHealthy]), uint64(d.Orders)
 	if d.RepairFloor != nil {
 		floor := uint64(*d.RepairFloor)
 		answer.RepairFloor = &floor

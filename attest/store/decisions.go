@@ -27,10 +27,14 @@ type Decision struct {
 type Effects struct {
 	Status   Status           `json:"status"`
 	Versions map[string]int64 `json:"versions,omitempty"`
-	// AKName and AgentName are set by a boot: with the acknowledgement they are proven, the time of
-	// formatting ends, and a pending repair of the floor is done.
+	// AKName and AgentName are set by a boot: with the acknowledgement they are proven, and orders that the boot knew
+	// of are done.
 	AKName    string `json:"akName,omitempty"`
 	AgentName string `json:"agentName,omitempty"`
+	// Heard is the last order (of [Device.Orders]) that the device had heard of when it looked at its floor, Released
+	// the last that was in force when the release said whether to format.
+	Heard    int64 `json:"heard,omitempty"`
+	Released int64 `json:"released,omitempty"`
 }
 
 // keepDecision is how long after its challenge's expiry a decision can still be acknowledged and is kept; the
@@ -88,7 +92,7 @@ func stillEnrolled(ctx context.Context, tx *sql.Tx, device string) error {
 // Confirm commits the effects of a decision whose acknowledgement hashes to ack: the device has proven
 // that its endorsement key, its attestation key and the approved PCR values were together. It is
 // idempotent, because the answer to an acknowledgement can be lost too. When a later boot was acknowledged
-// before, only the versions count.
+// before, only the versions count. An order that the boot did not know of stays in force.
 func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		var device, want, effects string
@@ -148,8 +152,10 @@ func (s *Store) applyEffects(ctx context.Context, tx *sql.Tx, device, id string,
 		return fmt.Errorf("confirm %s: %w", id, err)
 	}
 	if fx.AKName != "" {
-		if _, err := tx.ExecContext(ctx, `UPDATE devices SET may_format = 0, repair_floor = -1, ak_name = $1, agent_name = $2
-			WHERE id = $3`, fx.AKName, fx.AgentName, device); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE devices SET ak_name = $1, agent_name = $2,
+			may_format = CASE WHEN format_order > $3 THEN may_format ELSE 0 END,
+			repair_floor = CASE WHEN repair_order > $4 THEN repair_floor ELSE -1 END
+			WHERE id = $5`, fx.AKName, fx.AgentName, fx.Released, fx.Heard, device); err != nil {
 			return fmt.Errorf("confirm %s: %w", id, err)
 		}
 	}

@@ -38,12 +38,15 @@ type Device struct {
 	AKName    string `json:"akName,omitempty"`
 	AgentName string `json:"agentName,omitempty"`
 	// RepairFloor is an order to write a rollback floor that is missing, destroyed or too high, with this image
-	// version, until the device's next acknowledged boot; nil when there is none.
-	RepairFloor *int64       `json:"repairFloor,omitempty"`
-	Policy      DevicePolicy `json:"policy"`
-	Confirmed   Status       `json:"confirmed"` // last boot the device proved (M5)
-	Attempt     Status       `json:"attempt"`   // last attempt that named this device; not proven to come from it
-	Denied      Status       `json:"denied"`    // last attempt that was denied, which no report and no release replaces
+	// version, until the device has acknowledged a boot that had heard of it; nil when there is none.
+	RepairFloor *int64 `json:"repairFloor,omitempty"`
+	// Orders counts the orders to repair the floor or to format, and so names the last one. A boot says which it
+	// knew of ([Effects]): its acknowledgement ends none that was given later.
+	Orders    int64        `json:"orders,omitempty"`
+	Policy    DevicePolicy `json:"policy"`
+	Confirmed Status       `json:"confirmed"` // last boot the device proved (M5)
+	Attempt   Status       `json:"attempt"`   // last attempt that named this device; not proven to come from it
+	Denied    Status       `json:"denied"`    // last attempt that was denied, which no report and no release replaces
 }
 
 // HiddenDenial returns the denial since the last proven boot that a later attempt hides, or nil. Anyone can report, or
@@ -77,7 +80,7 @@ type Status struct {
 }
 
 // Enrol adds a device with all its endorsement keys, which must be unknown so far ([ErrExists]).
-// ID, EKs and RepairFloor are set by the caller, EnrolledAt and MayFormat by Enrol.
+// ID, EKs and RepairFloor are set by the caller, EnrolledAt, MayFormat and Orders by Enrol.
 func (s *Store) Enrol(ctx context.Context, d Device, e Event) error {
 	return s.update(ctx, func(tx *sql.Tx) error { return s.enrol(ctx, tx, d, e) })
 }
@@ -86,14 +89,14 @@ func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error 
 	if !slices.Contains(d.EKs, d.ID) {
 		return fmt.Errorf("enrol %s: its own key is not among its endorsement keys", d.ID)
 	}
-	floor := int64(-1)
+	floor, order := int64(-1), 0
 	if d.RepairFloor != nil {
-		floor = *d.RepairFloor
+		floor, order = *d.RepairFloor, 1
 	}
 	r, err := tx.ExecContext(ctx, `INSERT INTO devices (id, label, state, tier, enrolled_at, may_format,
-		ak_name, agent_name, repair_floor, policy, confirmed, attempt)
-		VALUES ($1, $2, $3, $4, $5, 1, '', '', $6, '{}', '{}', '{}') ON CONFLICT DO NOTHING`,
-		d.ID, d.Label, string(d.State), d.Tier, millis(s.now()), floor)
+		ak_name, agent_name, repair_floor, policy, confirmed, attempt, orders, format_order, repair_order)
+		VALUES ($1, $2, $3, $4, $5, 1, '', '', $6, '{}', '{}', '{}', $7, 0, $7) ON CONFLICT DO NOTHING`,
+		d.ID, d.Label, string(d.State), d.Tier, millis(s.now()), floor, order)
 	if err := changed(r, err, ErrExists); err != nil {
 		return fmt.Errorf("enrol %s: %w", d.ID, err)
 	}
@@ -107,13 +110,13 @@ func (s *Store) enrol(ctx context.Context, tx *sql.Tx, d Device, e Event) error 
 	return s.append(ctx, tx, e)
 }
 
-const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.policy, d.confirmed, d.attempt, " +
+const deviceColumns = "d.id, d.label, d.state, d.tier, d.enrolled_at, d.may_format, d.ak_name, d.agent_name, d.repair_floor, d.policy, d.confirmed, d.attempt, d.orders, " +
 	"COALESCE((SELECT n.status FROM denials n WHERE n.device = d.id), '{}')"
 
 func scanDevice(scan func(...any) error) (d Device, err error) {
 	var at, format, repair int64
 	var policy, confirmed, attempt, denied string
-	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &policy, &confirmed, &attempt, &denied); err != nil {
+	if err := scan(&d.ID, &d.Label, &d.State, &d.Tier, &at, &format, &d.AKName, &d.AgentName, &repair, &policy, &confirmed, &attempt, &d.Orders, &denied); err != nil {
 		return Device{}, err
 	}
 	d.EnrolledAt, d.MayFormat = fromMillis(at), format != 0
@@ -183,19 +186,19 @@ func (s *Store) SetLabel(ctx context.Context, id, label string, e Event) error {
 	return s.changeDevice(ctx, id, e, "UPDATE devices SET label = $1 WHERE id = $2", label, id)
 }
 
-// AllowFormat lets a device format its blank volumes again until its next acknowledged release, after
-// a disk was replaced.
+// AllowFormat lets a device format its blank volumes again, after a disk was replaced, until it has acknowledged a release
+// that says so.
 func (s *Store) AllowFormat(ctx context.Context, id string, e Event) error {
-	return s.changeDevice(ctx, id, e, "UPDATE devices SET may_format = 1 WHERE id = $1", id)
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET may_format = 1, orders = orders + 1, format_order = orders + 1 WHERE id = $1", id)
 }
 
 // RepairFloor orders a device whose rollback floor is destroyed, or shuts out its image, to write it anew. The order ends with
-// the next acknowledged release.
+// the acknowledgement of a boot that had heard of it.
 func (s *Store) RepairFloor(ctx context.Context, id string, floor int64, e Event) error {
 	if floor < 0 {
 		return fmt.Errorf("repair floor of %s: %d is negative", id, floor)
 	}
-	return s.changeDevice(ctx, id, e, "UPDATE devices SET repair_floor = $1 WHERE id = $2", floor, id)
+	return s.changeDevice(ctx, id, e, "UPDATE devices SET repair_floor = $1, orders = orders + 1, repair_order = orders + 1 WHERE id = $2", floor, id)
 }
 
 // SetPolicy replaces what an operator decided about a device.

@@ -150,7 +150,8 @@ var schema = []string{
 	`CREATE TABLE IF NOT EXISTS devices (
 		id TEXT PRIMARY KEY, label TEXT NOT NULL, state TEXT NOT NULL, tier TEXT NOT NULL,
 		enrolled_at BIGINT NOT NULL, may_format BIGINT NOT NULL,
-		ak_name TEXT NOT NULL, agent_name TEXT NOT NULL, repair_floor BIGINT NOT NULL, policy TEXT NOT NULL, confirmed TEXT NOT NULL, attempt TEXT NOT NULL)`,
+		ak_name TEXT NOT NULL, agent_name TEXT NOT NULL, repair_floor BIGINT NOT NULL, policy TEXT NOT NULL, confirmed TEXT NOT NULL, attempt TEXT NOT NULL,
+		orders BIGINT NOT NULL, format_order BIGINT NOT NULL, repair_order BIGINT NOT NULL)`,
 	`CREATE TABLE IF NOT EXISTS endorsement_keys (
 		hash TEXT PRIMARY KEY, device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE)`,
 	`CREATE INDEX IF NOT EXISTS endorsement_keys_device ON endorsement_keys(device)`,
@@ -179,7 +180,14 @@ var schema = []string{
 }
 
 // schemaVersion is checked so that an older program never writes a newer database.
-const schemaVersion = 1
+const schemaVersion = 2
+
+// fromVersion1 adds what the first schema had not: numbers of orders. Those in force then are number 0, older than any boot.
+var fromVersion1 = []string{
+	"ALTER TABLE devices ADD COLUMN orders BIGINT NOT NULL DEFAULT 0",
+	"ALTER TABLE devices ADD COLUMN format_order BIGINT NOT NULL DEFAULT 0",
+	"ALTER TABLE devices ADD COLUMN repair_order BIGINT NOT NULL DEFAULT 0",
+}
 
 // prepare gives a new database its journal, if it has one, and its tables.
 func (s *Store) prepare(ctx context.Context, driver string) error {
@@ -225,6 +233,9 @@ func (s *Store) migrate(ctx context.Context) error {
 			"INSERT INTO counters (name, value) VALUES ('schema', $1) ON CONFLICT DO NOTHING", schemaVersion); err != nil {
 			return err
 		}
+		if err := upgrade(ctx, tx); err != nil {
+			return err
+		}
 		var v int
 		if err := tx.QueryRowContext(ctx, "SELECT value FROM counters WHERE name = 'schema'").Scan(&v); err != nil {
 			return err
@@ -234,6 +245,23 @@ func (s *Store) migrate(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// upgrade brings a database of version 1 up to date, in one process if several start at once.
+func upgrade(ctx context.Context, tx *sql.Tx) error {
+	errNone := errors.New("not of version 1")
+	r, err := tx.ExecContext(ctx, "UPDATE counters SET value = $1 WHERE name = 'schema' AND value = 1", schemaVersion)
+	if err := changed(r, err, errNone); errors.Is(err, errNone) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, q := range fromVersion1 {
+		if _, err := tx.ExecContext(ctx, q); err != nil {
+			return fmt.Errorf("upgrade the database to schema %d: %w", schemaVersion, err)
+		}
+	}
+	return nil
 }
 
 // update runs f in one write transaction. Nothing f did is kept unless update returns nil.

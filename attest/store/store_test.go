@@ -222,7 +222,9 @@ func TestConfirm(t *testing.T) {
 		if err := s.RepairFloor(ctx, id("a"), 4, Event{Kind: "floor"}); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Decide(ctx, release("c1", "d1", id("a"))); err != nil {
+		boot := release("c1", "d1", id("a"))
+		boot.Effects.Heard, boot.Effects.Released = 1, 1
+		if err := s.Decide(ctx, boot); err != nil {
 			t.Fatal(err)
 		}
 		// Nothing the device claimed counts before the acknowledgement.

@@ -32,8 +32,11 @@ type Hello struct {
 	// it, else zero. A device may raise its rollback floor to it.
 	HealthyVersion uint64 `json:"healthyVersion,omitempty"`
 	// RepairFloor, if present, is an operator's order to write this floor anew where the device finds its rollback
-	// floor destroyed, or so high that it shuts out the image at hand. It ends with the next acknowledged boot.
+	// floor destroyed, or so high that it shuts out the image at hand.
 	RepairFloor *uint64 `json:"repairFloor,omitempty"`
+	// Orders is the number of the last order of the operator to this device. The device says it again in M1, and with
+	// the acknowledgement of that boot the orders up to it end; one that was given since is for the next boot.
+	Orders uint64 `json:"orders,omitempty"`
 }
 
 func (*Hello) limit() int { return MaxMessage }

@@ -47,6 +47,7 @@ type Device struct {
 	AgentPublic   []byte   `json:"agentPublic"`             // TPMT_PUBLIC
 	Banks         []string `json:"banks"`                   // active PCR banks: "sha256", "sha384", ...
 	Loader        string   `json:"loader"`                  // version of the software that speaks; untrusted, for people
+	Orders        uint64   `json:"orders,omitempty"`        // [Hello.Orders] as this boot heard it; 0 if it heard none
 }
 
 func (*Device) limit() int { return MaxMessage }

@@ -31,7 +31,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 func exampleDevice() *Device {
 	return &Device{
 		Version: 1, Site: "shop-1", Phase: PhaseBoot, Nonce: fill(32, 1), EKPublic: fill(3, 2), EKCertificate: fill(3, 3),
-		AKPublic: fill(3, 4), AgentPublic: fill(3, 5), Banks: []string{"sha256", "sha384"}, Loader: "sealboot 1.0 <&>",
+		AKPublic: fill(3, 4), AgentPublic: fill(3, 5), Banks: []string{"sha256", "sha384"}, Loader: "sealboot 1.0 <&>", Orders: 3,
 	}
 }
 
@@ -46,7 +46,7 @@ func examples(t testing.TB) map[string]Message {
 	hash := strings.Repeat("ab", 32)
 	return map[string]Message{
 		"hello-request": &HelloRequest{Version: 1, Site: "shop-1", EK: hash, Nonce: fill(32, 1)},
-		"hello":         &Hello{Version: 1, Nonce: fill(32, 1), Time: 1_800_000_000, HealthyVersion: 7, RepairFloor: &floor},
+		"hello":         &Hello{Version: 1, Nonce: fill(32, 1), Time: 1_800_000_000, HealthyVersion: 7, RepairFloor: &floor, Orders: 3},
 		"device":        exampleDevice(),
 		"request":       &Request{Device: device, Join: fill(32, 9)},
 		"challenge":     &Challenge{Version: 1, Cookie: fill(90, 1), Nonce: fill(32, 2), Bank: "sha256", PCRs: []int{0, 2, 4, 7, 12, 13}},

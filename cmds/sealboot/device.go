@@ -191,7 +191,7 @@ func newDeviceAllowCmd(dir *string) *cobra.Command {
 		Short: "Let a waiting or quarantined device attest again",
 		Long: `Let a waiting or quarantined device attest.
 
-With --format also let it format blank volumes until its next acknowledged boot, after a disk was replaced.`,
+With --format also let it format blank volumes, after a disk was replaced, until it has acknowledged a boot that was told so.`,
 		Example: `  sealboot device allow --dir DIR 3c5403209f87bed7 --label till-3
   sealboot device allow --dir DIR till-3 --format`,
 		Args: cobra.ExactArgs(1),
@@ -218,7 +218,7 @@ With --format also let it format blank volumes until its next acknowledged boot,
 		},
 	}
 	cmd.Flags().StringVar(&label, "label", "", "your name for the device; empty leaves it as it is")
-	cmd.Flags().BoolVar(&format, "format", false, "let it format blank volumes until its next acknowledged boot")
+	cmd.Flags().BoolVar(&format, "format", false, "let it format blank volumes until it has acknowledged a boot that was told so")
 	return cmd
 }
 
@@ -240,8 +240,11 @@ func newDeviceQuarantineCmd(dir *string) *cobra.Command {
 func newDeviceRepairCmd(dir *string) *cobra.Command {
 	var floor int64
 	cmd := &cobra.Command{
-		Use:     "repair-floor DEVICE --version N",
-		Short:   "Order a device whose rollback floor is destroyed or too high to write it anew",
+		Use:   "repair-floor DEVICE --version N",
+		Short: "Order a device whose rollback floor is destroyed or too high to write it anew",
+		Long: `Order a device whose rollback floor is destroyed or too high to write it anew.
+
+The order is for the next boot that begins, and stands until a boot that heard of it was acknowledged.`,
 		Example: `  sealboot device repair-floor --dir DIR till-3 --version 14`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
