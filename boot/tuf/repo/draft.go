@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -58,7 +57,7 @@ func readDraft(dir string) (roles map[string]any, digest string, err error) {
 		if !isRole || err != nil || name == "" {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+		data, err := readFile(dir, entry.Name())
 		if err != nil {
 			return nil, "", err
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/tuf/repo"
 	"github.com/sealboot/sealboot/boot/tuf/sign"
@@ -145,6 +146,9 @@ func TestForeignDraft(t *testing.T) {
 	if s, err := r.Renew(t.Context(), start, f.all(), repo.Refresh("timestamp")); err != nil || !s.Published || len(shown.Roles) != 1 || shown.Draft != "" {
 		t.Errorf("%+v, %v, %s", s, err, shown)
 	}
+	if s, err := r.Apply(t.Context(), start, nil); err != nil || s.Missing["root"].Need != 1 { // a look is no approval
+		t.Errorf("%+v, %v", s, err)
+	}
 	d, err := r.Diff(t.Context(), start)
 	if err != nil || !d.Foreign || !strings.Contains(d.String(), "draft "+d.Draft+", which comes from somewhere else") {
 		t.Errorf("%s, %v", d, err)
@@ -154,6 +158,40 @@ func TestForeignDraft(t *testing.T) {
 	}
 	if s, err := r.Apply(t.Context(), start, f.all(), add); err != nil || !s.Published {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestNoFileOfADraft: nothing in the folder keeps a publisher waiting, or is read
+// that is not below it.
+func TestNoFileOfADraft(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, put := range map[string]func(file string) error{
+		"pipe":   func(file string) error { return unix.Mkfifo(file, 0o644) },
+		"folder": func(file string) error { return os.Mkdir(file, 0o755) },
+		"link":   func(file string) error { return os.Symlink(outside, file) },
+		"large":  func(file string) error { return errors.Join(os.WriteFile(file, nil, 0o644), os.Truncate(file, 1<<40)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v, _ := waiting(t)
+			file := v.file("../.draft/root.json")
+			v.must(errors.Join(os.Remove(file), put(file)))
+			if _, err := v.f.apply(start, v.f.all()); err == nil || !strings.Contains(err.Error(), "the draft") {
+				t.Errorf("in the draft: %v", err)
+			}
+			v.must(os.RemoveAll(v.file("../.draft")))
+			v.must(put(v.file("9.junk.json")))
+			www := t.TempDir()
+			v.must(errors.Join(os.Mkdir(filepath.Join(www, "metadata"), 0o755), put(filepath.Join(www, "metadata", "root.json"))))
+			v.f.publish(start, v.f.all(), repo.AddTarget(repo.Target{Name: "os", File: v.f.file("os")}))
+			r := v.f.open()
+			defer r.Close()
+			if err := r.Export(t.Context(), www); err == nil {
+				t.Error("exported over what is no repository")
+			}
+		})
 	}
 }
 

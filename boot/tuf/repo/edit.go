@@ -97,6 +97,11 @@ func (e *Edit) settle() error {
 	if e.root() == nil {
 		return fmt.Errorf("%w: there is no repository yet; create one", ErrChange)
 	}
+	for _, name := range topLevel {
+		if e.roles[name] == nil {
+			return fmt.Errorf("%w: there is no role %s, neither published nor in the draft", ErrChange, name)
+		}
+	}
 	for again := true; again; {
 		again = false
 		for _, name := range slices.Sorted(maps.Keys(e.roles)) {

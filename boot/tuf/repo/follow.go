@@ -75,12 +75,16 @@ func follow(ctx context.Context, dir string, m *memory) (*published, error) {
 		err = m.checkDelegated(p.versions)
 	}
 	switch {
+	case err == nil:
+		return p, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
 	case errors.Is(err, tuf.ErrNotFound):
 		return nil, fmt.Errorf("%w: %s lacks a top-level role, or one that the snapshot names: %w", ErrTampered, dir, err)
-	case err != nil:
-		return nil, fmt.Errorf("%w: %s: %w; put back what was published last", ErrTampered, dir, err)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("read the repository %s: %w", dir, err)
 	}
-	return p, nil
+	return nil, fmt.Errorf("%w: %s: %w; put back what was published last", ErrTampered, dir, err)
 }
 
 // follower reads a repository in a folder by way of the client that devices have.
@@ -92,12 +96,13 @@ type follower struct {
 }
 
 func newFollower(folder *bundle.Folder, root []byte, floor tuf.Floor, now time.Time) (*follower, error) {
+	const rotations = 1 << 16 // the operator's root never moves on, as a device's does
 	folder.Create = func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
 	f := &follower{folder: folder, root: root}
 	var err error
 	f.client, err = tuf.New(tuf.Config{
 		TrustedRoot: root, Store: &f.store, Floor: floor, Now: now,
-		Repositories: []tuf.Repository{folder}, Targets: folder,
+		Repositories: []tuf.Repository{folder}, Targets: folder, Limits: tuf.Limits{RootRotations: rotations},
 	})
 	return f, err
 }

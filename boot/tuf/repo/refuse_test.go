@@ -80,9 +80,7 @@ func TestDelegationBesideBins(t *testing.T) {
 	if err := errors.Join(os.Mkdir(draft, 0o755), os.WriteFile(filepath.Join(draft, "targets.json"), data, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.apply(start, nil); err != nil { // the draft is this operator's from now on
-		t.Fatal(err)
-	}
+	f.publish(start, f.all())
 	_, err = f.apply(start, f.all(), repo.Delegate(repo.Delegation{Name: "a", Paths: []string{"*"}, Keys: []crypto.PublicKey{f.keys["root"].Public()}}))
 	wantRefused(t, err, repo.ErrChange, "delegates to hash bins")
 }

@@ -159,7 +159,7 @@ type Change func(*Edit) error
 // Apply makes changes, in order, on top of the draft if there is one, signs
 // what it can with keys, and publishes if nothing is missing; else all of it is
 // the draft now. Now is the time that lifetimes begin at. No changes means: sign
-// the draft.
+// the draft; no keys either: say what it lacks.
 //
 // A draft that this operator has not saved himself is signed on its own only, so
 // that it is never taken along unseen.
@@ -181,6 +181,8 @@ func (r *Repo) Apply(ctx context.Context, now time.Time, keys []crypto.Signer, c
 	switch {
 	case err != nil || len(status.Versions) == 0:
 		return status, err
+	case len(changes) == 0 && len(keys) == 0:
+		return status, nil // who only looks has not made the draft his own
 	case !status.Published:
 		return status, r.saveDraft(e)
 	}

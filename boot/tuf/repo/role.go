@@ -3,6 +3,7 @@ package repo
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/sealboot/sealboot/boot/regular"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 )
@@ -138,7 +140,7 @@ func readRoles(dir string) (map[string]any, error) {
 	}
 	roles := map[string]any{}
 	for role, file := range newest {
-		data, err := os.ReadFile(filepath.Join(dir, file))
+		data, err := readFile(dir, file)
 		if err != nil {
 			return nil, fmt.Errorf("read metadata: %w", err)
 		}
@@ -147,6 +149,26 @@ func readRoles(dir string) (map[string]any, error) {
 		}
 	}
 	return roles, nil
+}
+
+// readFile reads a metadata file of a folder that anybody may have written to: no
+// pipe, which would wait for ever, nothing outside, nothing larger than metadata is.
+func readFile(dir, name string) ([]byte, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := regular.Open(root, name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxMetadata+1))
+	if err == nil && len(data) > maxMetadata {
+		err = fmt.Errorf("%s: %w: more than %d bytes", name, tuf.ErrTooLarge, maxMetadata)
+	}
+	return data, err
 }
 
 // parseName splits VERSION.ROLE.json. A role whose own name begins with a
