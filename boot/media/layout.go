@@ -1,6 +1,7 @@
 package media
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"iter"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -17,10 +19,13 @@ import (
 
 	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/oci"
+	"github.com/sealboot/sealboot/boot/survey"
 )
 
-// maxScan bounds what is read in search of referrers, in bytes.
-const maxScan = 64 << 20
+const (
+	blobDir = "blobs/sha256/"
+	maxKind = 255 // bytes of an artifact type, as in RFC 6838
+)
 
 // Layout is one OCI image layout.
 type Layout struct {
@@ -28,6 +33,20 @@ type Layout struct {
 	reference string
 	files     files
 	index     ocispec.Index
+
+	budget *survey.Budget // of the medium, for the index and what is read in search of subjects
+	mu     sync.Mutex
+	looked map[digest.Digest]subject
+}
+
+// subject is what a manifest says that it is about, and of which kind it is.
+type subject struct {
+	of   digest.Digest // empty if it is about nothing, or broken
+	kind string
+}
+
+func newLayout(name string, f files, b *survey.Budget) *Layout {
+	return &Layout{name: name, files: f, budget: b, looked: make(map[digest.Digest]subject)}
 }
 
 var _ oci.Place = (*Layout)(nil)
@@ -42,8 +61,8 @@ func (l *Layout) Reference() string { return l.reference }
 func (l *Layout) Close() error { return l.files.Close() }
 
 // load reads the index and finds reference in it.
-func (l *Layout) load(reference string) error {
-	raw, err := l.read(ocispec.ImageLayoutFile, maxMarker)
+func (l *Layout) load(ctx context.Context, reference string) error {
+	raw, err := l.search(ctx, ocispec.ImageLayoutFile, maxMarker)
 	if err != nil {
 		return err
 	}
@@ -51,29 +70,39 @@ func (l *Layout) load(reference string) error {
 	if err := json.Unmarshal(raw, &marker); err != nil || marker.Version != ocispec.ImageLayoutVersion {
 		return fmt.Errorf("%w: its version is not %s", ErrLayout, ocispec.ImageLayoutVersion)
 	}
-	raw, err = l.read(ocispec.ImageIndexFile, oci.MaxManifest)
-	if err != nil {
+	raw, err = l.search(ctx, ocispec.ImageIndexFile, oci.MaxManifest)
+	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %w", ErrLayout, errors.New(err.Error())) // not as if there were no layout
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLayout, err)
 	}
 	if l.index, err = oci.ParseIndex(ocispec.MediaTypeImageIndex, raw); err != nil {
 		return err
 	}
 	l.reference = reference
 	if reference == "" {
-		if l.reference, err = l.only(); err != nil {
+		if l.reference, err = l.only(ctx); err != nil {
 			return err
 		}
 	}
-	_, err = l.find(l.reference)
+	_, err = l.find(ctx, l.reference)
 	return err
 }
 
 // only returns the digest of the layout's only image. Signatures and other
 // things about an image are not counted.
-func (l *Layout) only() (string, error) {
+func (l *Layout) only(ctx context.Context) (string, error) {
 	found := make(map[digest.Digest]bool)
 	for _, d := range l.index.Manifests {
-		if !isAttachmentTag(d.Annotations[ocispec.AnnotationRefName]) && !l.hasSubject(d) {
+		if found[d.Digest] || isAttachmentTag(d.Annotations[ocispec.AnnotationRefName]) {
+			continue
+		}
+		about, err := l.subject(ctx, d)
+		if err != nil {
+			return "", err
+		}
+		if about.of == "" {
 			found[d.Digest] = true
 		}
 	}
@@ -93,33 +122,58 @@ func isAttachmentTag(tag string) bool {
 	return ok && len(rest) >= 64
 }
 
-func (l *Layout) hasSubject(d ocispec.Descriptor) bool {
-	subject, _, err := l.subject(d)
-	return err == nil && subject != ""
+// subject reads what a manifest is about, once. A broken manifest is about
+// nothing; the error is that the search has to end.
+func (l *Layout) subject(ctx context.Context, d ocispec.Descriptor) (subject, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s, ok := l.looked[d.Digest]; ok {
+		return s, nil
+	}
+	s, err := l.readSubject(ctx, d)
+	if errors.Is(err, survey.ErrTooMuch) || ctx.Err() != nil {
+		return s, err
+	}
+	l.looked[d.Digest] = s
+	return s, nil
 }
 
-// subject reads a manifest's subject and artifact type.
-func (l *Layout) subject(d ocispec.Descriptor) (digest.Digest, string, error) {
-	raw, err := l.blob(d, oci.MaxManifest)
+func (l *Layout) readSubject(ctx context.Context, d ocispec.Descriptor) (subject, error) {
+	if d.Size > oci.MaxManifest {
+		return subject{}, fmt.Errorf("%w: manifest of %d bytes", ErrLayout, d.Size)
+	}
+	if err := l.budget.Spend(ctx, 0, d.Size); err != nil {
+		return subject{}, err
+	}
+	raw, err := l.blob(ctx, d, oci.MaxManifest)
 	if err != nil {
-		return "", "", err
+		return subject{}, err
 	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return "", "", fmt.Errorf("%w: %w", ErrLayout, err)
+	var m struct {
+		ArtifactType string `json:"artifactType"`
+		Config       struct {
+			MediaType string `json:"mediaType"`
+		} `json:"config"`
+		Subject struct {
+			Digest digest.Digest `json:"digest"`
+		} `json:"subject"`
 	}
-	if m.Subject == nil {
-		return "", "", nil
+	if err := oci.Unmarshal(raw, &m); err != nil {
+		return subject{}, err
 	}
-	if m.ArtifactType == "" {
-		m.ArtifactType = m.Config.MediaType
+	if m.Subject.Digest.Validate() != nil {
+		return subject{}, nil
 	}
-	return m.Subject.Digest, m.ArtifactType, nil
+	kind := cmp.Or(m.ArtifactType, m.Config.MediaType)
+	if len(kind) > maxKind {
+		return subject{}, fmt.Errorf("%w: artifact type of %d bytes", ErrLayout, len(kind))
+	}
+	return subject{m.Subject.Digest, kind}, nil
 }
 
 // find returns the descriptor of a tag or digest. A digest that the
 // index does not list may still be that of a blob.
-func (l *Layout) find(reference string) (ocispec.Descriptor, error) {
+func (l *Layout) find(ctx context.Context, reference string) (ocispec.Descriptor, error) {
 	d := digest.Digest(reference)
 	isDigest := d.Validate() == nil
 	for _, m := range l.index.Manifests {
@@ -128,13 +182,13 @@ func (l *Layout) find(reference string) (ocispec.Descriptor, error) {
 		}
 	}
 	if isDigest {
-		return l.guess(d)
+		return l.guess(ctx, d)
 	}
 	return ocispec.Descriptor{}, fmt.Errorf("%s: %w", reference, oci.ErrNotFound)
 }
 
 // guess makes a descriptor for a manifest that an index in a blob names.
-func (l *Layout) guess(d digest.Digest) (ocispec.Descriptor, error) {
+func (l *Layout) guess(ctx context.Context, d digest.Digest) (ocispec.Descriptor, error) {
 	if d.Algorithm() != digest.SHA256 {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", d, oci.ErrNotFound)
 	}
@@ -144,7 +198,7 @@ func (l *Layout) guess(d digest.Digest) (ocispec.Descriptor, error) {
 	}
 	defer s.Close()
 	desc := ocispec.Descriptor{Digest: d, Size: s.Size()}
-	raw, err := l.blob(desc, oci.MaxManifest)
+	raw, err := l.blob(ctx, desc, oci.MaxManifest)
 	if err != nil {
 		return desc, err
 	}
@@ -152,7 +206,7 @@ func (l *Layout) guess(d digest.Digest) (ocispec.Descriptor, error) {
 		MediaType string          `json:"mediaType"`
 		Manifests json.RawMessage `json:"manifests"`
 	}
-	if err := json.Unmarshal(raw, &m); err != nil {
+	if err := oci.Unmarshal(raw, &m); err != nil {
 		return desc, fmt.Errorf("%s: %w: %w", d, ErrLayout, err)
 	}
 	switch desc.MediaType = m.MediaType; {
@@ -165,7 +219,7 @@ func (l *Layout) guess(d digest.Digest) (ocispec.Descriptor, error) {
 	return desc, nil
 }
 
-func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
+func blobName(d digest.Digest) string { return blobDir + d.Encoded() }
 
 func notFound(what string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -174,51 +228,70 @@ func notFound(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// read returns a whole file of at most limit bytes.
-func (l *Layout) read(name string, limit int64) ([]byte, error) {
+// search reads a whole file of at most limit bytes out of the medium's budget.
+func (l *Layout) search(ctx context.Context, name string, limit int64) ([]byte, error) {
 	s, err := l.files.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
+	if s.Size() <= limit {
+		if err := l.budget.Spend(ctx, 0, s.Size()); err != nil {
+			return nil, err
+		}
+	}
+	return readAll(ctx, s, name, limit)
+}
+
+// readAll returns the whole of a file of at most limit bytes.
+func readAll(ctx context.Context, s *section, name string, limit int64) ([]byte, error) {
 	if s.Size() > limit {
 		return nil, fmt.Errorf("%w: %s has %d bytes, more than %d", ErrLayout, name, s.Size(), limit)
 	}
 	raw := make([]byte, s.Size())
-	if _, err := io.ReadFull(s, raw); err != nil {
+	if _, err := io.ReadFull(&contextReader{ctx, s, s}, raw); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return raw, nil
 }
 
 // blob returns a small verified blob.
-func (l *Layout) blob(d ocispec.Descriptor, limit int64) ([]byte, error) {
+func (l *Layout) blob(ctx context.Context, d ocispec.Descriptor, limit int64) ([]byte, error) {
 	if d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256 {
-		return nil, fmt.Errorf("%w: digest %q", ErrLayout, d.Digest)
+		return nil, fmt.Errorf("%w: digest %.80q", ErrLayout, d.Digest)
 	}
-	raw, err := l.read(blobName(d.Digest), limit)
+	name := blobName(d.Digest)
+	s, err := l.files.open(name)
 	if err != nil {
 		return nil, notFound(d.Digest.String(), err)
 	}
-	if int64(len(raw)) != d.Size || digest.FromBytes(raw) != d.Digest {
+	defer s.Close()
+	if s.Size() <= limit && s.Size() != d.Size {
+		return nil, fmt.Errorf("%s: %w", d.Digest, fetch.ErrDigest)
+	}
+	raw, err := readAll(ctx, s, name, limit)
+	if err != nil {
+		return nil, err
+	}
+	if digest.FromBytes(raw) != d.Digest {
 		return nil, fmt.Errorf("%s: %w", d.Digest, fetch.ErrDigest)
 	}
 	return raw, nil
 }
 
 // Manifest implements [oci.Repository].
-func (l *Layout) Manifest(_ context.Context, reference string) (ocispec.Descriptor, []byte, error) {
-	d, err := l.find(reference)
+func (l *Layout) Manifest(ctx context.Context, reference string) (ocispec.Descriptor, []byte, error) {
+	d, err := l.find(ctx, reference)
 	if err != nil {
 		return d, nil, err
 	}
-	raw, err := l.blob(d, oci.MaxManifest)
+	raw, err := l.blob(ctx, d, oci.MaxManifest)
 	return d, raw, err
 }
 
 // Bytes implements [oci.Repository].
-func (l *Layout) Bytes(_ context.Context, d ocispec.Descriptor, limit int64) ([]byte, error) {
-	return l.blob(d, limit)
+func (l *Layout) Bytes(ctx context.Context, d ocispec.Descriptor, limit int64) ([]byte, error) {
+	return l.blob(ctx, d, limit)
 }
 
 // Referrers implements [oci.Repository].
@@ -239,10 +312,10 @@ func (l *Layout) Referrers(ctx context.Context, subject ocispec.Descriptor, arti
 // referrers reads every manifest in the index, and the index of referrers under
 // the tag that stands for a registry's list. With an error come those that were
 // found before it.
-func (l *Layout) referrers(_ context.Context, subject ocispec.Descriptor, artifactType string) ([]ocispec.Descriptor, error) {
+func (l *Layout) referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string) ([]ocispec.Descriptor, error) {
 	list := l.index.Manifests
-	if d, err := l.find("sha256-" + subject.Digest.Encoded()); err == nil {
-		raw, err := l.blob(d, oci.MaxManifest)
+	if d, err := l.find(ctx, "sha256-"+subject.Digest.Encoded()); err == nil {
+		raw, err := l.blob(ctx, d, oci.MaxManifest)
 		if err != nil {
 			return nil, err
 		}
@@ -253,22 +326,21 @@ func (l *Layout) referrers(_ context.Context, subject ocispec.Descriptor, artifa
 		list = append(list[:len(list):len(list)], x.Manifests...)
 	}
 	var found []ocispec.Descriptor
-	var scanned int64
 	seen := make(map[digest.Digest]bool)
 	for _, d := range list {
 		if seen[d.Digest] || d.MediaType == ocispec.MediaTypeImageIndex {
 			continue
 		}
 		seen[d.Digest] = true
-		if scanned += d.Size; scanned > maxScan {
-			return found, fmt.Errorf("%w: more than %d bytes of manifests", ErrLayout, maxScan)
+		about, err := l.subject(ctx, d)
+		if err != nil {
+			return found, err
 		}
-		of, kind, err := l.subject(d)
 		// A broken manifest is not a referrer, and must not hide the others.
-		if err != nil || of != subject.Digest || artifactType != "" && kind != artifactType {
+		if about.of != subject.Digest || artifactType != "" && about.kind != artifactType {
 			continue
 		}
-		d.ArtifactType = kind
+		d.ArtifactType = about.kind
 		found = append(found, d)
 	}
 	return found, nil

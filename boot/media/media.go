@@ -4,11 +4,13 @@
 // It is a [oci.Place] like a registry, so an image on a stick goes through the
 // same resolving, signatures, digests and limits, and is measured the same.
 // The directory is hostile: links do not lead out of it, only regular files
-// are opened, names are made from digests, and sizes are checked before reading.
+// are opened, names are made from digests, sizes are checked before reading, and
+// one budget goes through the whole search for an image (package survey).
 package media
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,14 +20,18 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/boot/regular"
+	"github.com/sealboot/sealboot/boot/survey"
 )
 
 const (
-	maxEntries = 1 << 16 // of a directory or a tar file
-	maxMarker  = 4096    // size of the file "oci-layout", in bytes
+	maxCandidates = 1 << 12 // folders and tar files of a medium that are tried
+	maxLayouts    = 8       // with the image; each keeps its index
+	maxTold       = 16      // broken layouts
+	maxMarker     = 4096    // size of the file "oci-layout", in bytes
 )
 
 // ErrLayout is a layout that breaks the specification or a limit.
@@ -83,39 +89,31 @@ type archive struct {
 type part struct{ offset, size int64 }
 
 // openArchive reads the headers of a tar file, skipping contents.
-func openArchive(file *os.File, size int64) (*archive, error) {
+func openArchive(ctx context.Context, b *survey.Budget, file *os.File, size int64) (*archive, error) {
 	a := &archive{file: file, parts: make(map[string]part)}
-	r := io.NewSectionReader(file, 0, size)
-	tr := tar.NewReader(r)
-	for n := 0; ; n++ {
-		h, err := tr.Next()
-		if err == io.EOF {
-			return a, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrLayout, err)
-		}
-		if n == maxEntries {
-			return nil, fmt.Errorf("%w: more than %d entries", ErrLayout, maxEntries)
-		}
+	err := b.Tar(ctx, file, size, func(h *tar.Header, offset int64) error {
 		name := path.Clean(h.Name)
 		if h.Typeflag != tar.TypeReg || !wanted(name) {
-			continue
-		}
-		offset, err := r.Seek(0, io.SeekCurrent)
-		if err != nil {
-			return nil, err
+			return nil
 		}
 		if _, ok := a.parts[name]; ok {
-			return nil, fmt.Errorf("%w: %s is there twice", ErrLayout, name)
+			return fmt.Errorf("%s is there twice", name)
 		}
 		a.parts[name] = part{offset, h.Size}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLayout, err)
 	}
+	return a, nil
 }
 
 // wanted keeps the index of a tar file small.
 func wanted(name string) bool {
-	return name == ocispec.ImageLayoutFile || name == ocispec.ImageIndexFile || strings.HasPrefix(name, "blobs/sha256/")
+	if hex, ok := strings.CutPrefix(name, blobDir); ok {
+		return digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() == nil
+	}
+	return name == ocispec.ImageLayoutFile || name == ocispec.ImageIndexFile
 }
 
 func (a *archive) open(name string) (*section, error) {
@@ -132,26 +130,30 @@ func (a *archive) Close() error { return a.file.Close() }
 // folders, and its files named *.tar, in the order of their names, without
 // hidden ones. An empty
 // reference means the only image of a layout. What is no layout is passed over;
-// the error is fs.ErrNotExist if there is no layout at all.
-func Open(dir string, reference string) ([]*Layout, error) {
+// the error is fs.ErrNotExist if there is no layout at all. After 8 layouts that
+// have it, or when it has used up a [survey.Budget], Open looks no further.
+func Open(ctx context.Context, dir string, reference string) ([]*Layout, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening media: %w", err)
 	}
 	defer root.Close()
-	names, err := candidates(root)
+	budget := survey.NewBudget()
+	names, err := candidates(ctx, budget, root)
 	if err != nil {
 		return nil, fmt.Errorf("listing media: %w", err)
 	}
 	var layouts []*Layout
 	var errs []error
 	for _, name := range names {
-		l, err := openLayout(root, name, reference)
-		switch {
-		case err == nil:
+		l, err := openLayout(ctx, budget, root, name, reference)
+		if err == nil {
 			layouts = append(layouts, l)
-		case !errors.Is(err, fs.ErrNotExist):
+		} else if !errors.Is(err, fs.ErrNotExist) && len(errs) < maxTold {
 			errs = append(errs, fmt.Errorf("%s: %w", path.Join(dir, name), err))
+		}
+		if len(layouts) == maxLayouts || errors.Is(err, survey.ErrTooMuch) || ctx.Err() != nil {
+			break
 		}
 	}
 	if len(layouts) > 0 {
@@ -165,60 +167,57 @@ func Open(dir string, reference string) ([]*Layout, error) {
 
 // OpenTar returns the layout in an open tar file, such as one that was
 // downloaded. It takes file over.
-func OpenTar(file *os.File, reference string) (*Layout, error) {
+func OpenTar(ctx context.Context, file *os.File, reference string) (*Layout, error) {
 	st, err := file.Stat()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	store, err := openArchive(file, st.Size())
+	budget := survey.NewBudget()
+	store, err := openArchive(ctx, budget, file, st.Size())
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	l := &Layout{name: file.Name(), files: store}
-	if err := l.load(reference); err != nil {
+	l := newLayout(file.Name(), store, budget)
+	if err := l.load(ctx, reference); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	return l, nil
 }
 
 // candidates are the names in root that can be a layout.
-func candidates(root *os.Root) ([]string, error) {
-	d, err := root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	entries, err := d.ReadDir(maxEntries)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
+func candidates(ctx context.Context, b *survey.Budget, root *os.Root) ([]string, error) {
 	names := []string{"."}
-	for _, e := range entries {
+	err := b.Folder(ctx, root, func(e fs.DirEntry) error {
 		if strings.HasPrefix(e.Name(), ".") {
-			continue // wastebaskets, and what is being written
+			return nil // wastebaskets, and what is being written
 		}
-		if e.IsDir() || e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".tar") {
-			names = append(names, e.Name())
+		if !e.IsDir() && !(e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".tar")) {
+			return nil
 		}
-	}
+		if len(names) > maxCandidates {
+			return fmt.Errorf("%w: more than %d folders and tar files", survey.ErrTooMuch, maxCandidates)
+		}
+		names = append(names, e.Name())
+		return nil
+	})
 	slices.Sort(names[1:])
-	return names, nil
+	return names, err
 }
 
 // openLayout opens one layout. The error for what is none is fs.ErrNotExist.
-func openLayout(root *os.Root, name, reference string) (*Layout, error) {
-	store, err := openFiles(root, name)
+func openLayout(ctx context.Context, b *survey.Budget, root *os.Root, name, reference string) (*Layout, error) {
+	store, err := openFiles(ctx, b, root, name)
 	if err != nil {
 		return nil, err
 	}
-	l := &Layout{name: path.Join(root.Name(), name), files: store}
-	if err := l.load(reference); err != nil {
+	l := newLayout(path.Join(root.Name(), name), store, b)
+	if err := l.load(ctx, reference); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	return l, nil
 }
 
-func openFiles(root *os.Root, name string) (files, error) {
+func openFiles(ctx context.Context, b *survey.Budget, root *os.Root, name string) (files, error) {
 	if !strings.HasSuffix(name, ".tar") {
 		sub, err := root.OpenRoot(name)
 		if err != nil {
@@ -230,7 +229,7 @@ func openFiles(root *os.Root, name string) (files, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := openArchive(file, size)
+	a, err := openArchive(ctx, b, file, size)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}

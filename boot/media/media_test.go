@@ -90,7 +90,7 @@ func tarOf(t testing.TB, files map[string]string) []byte {
 // read opens the image of dir and returns its layer.
 func read(t *testing.T, dir, ref string) (string, error) {
 	t.Helper()
-	layouts, err := media.Open(dir, ref)
+	layouts, err := media.Open(t.Context(), dir, ref)
 	if err != nil {
 		return "", err
 	}
@@ -197,7 +197,7 @@ func TestBlobsAreVerified(t *testing.T) {
 	writeDir(t, dir, good())
 	layerPath := "blobs/sha256/" + digest.FromString(layer).Encoded()
 	want := ocispec.Descriptor{Digest: digest.FromString(layer), Size: int64(len(layer))}
-	layouts, err := media.Open(dir, "v1")
+	layouts, err := media.Open(t.Context(), dir, "v1")
 	if err != nil || len(layouts) != 1 {
 		t.Fatal(layouts, err)
 	}
@@ -238,7 +238,7 @@ func TestWhichImage(t *testing.T) {
 	files["blobs/sha256/"+digest.FromString(other).Encoded()] = other
 	files["index.json"] = strings.Replace(index("v1"), "]}", ","+descriptor(ocispec.MediaTypeImageManifest, other)+"]}", 1)
 	writeDir(t, dir, files)
-	if _, err := media.Open(dir, ""); !errors.Is(err, media.ErrLayout) || !strings.Contains(err.Error(), "2 images") {
+	if _, err := media.Open(t.Context(), dir, ""); !errors.Is(err, media.ErrLayout) || !strings.Contains(err.Error(), "2 images") {
 		t.Errorf("two images and no name: %v", err)
 	}
 }
@@ -248,7 +248,7 @@ func TestTarWithAnEntryTwice(t *testing.T) {
 	twice := append(one[:len(one)-1024:len(one)-1024], tarOf(t, map[string]string{"index.json": index("v1")})...)
 	dir := t.TempDir()
 	writeDir(t, dir, map[string]string{"x.tar": string(twice)})
-	if _, err := media.Open(dir, "v1"); !errors.Is(err, media.ErrLayout) || !strings.Contains(err.Error(), "twice") {
+	if _, err := media.Open(t.Context(), dir, "v1"); !errors.Is(err, media.ErrLayout) || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("found %v, want %v with \"twice\"", err, media.ErrLayout)
 	}
 }
@@ -278,7 +278,7 @@ func FuzzTar(f *testing.F) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		layouts, err := media.Open(dir, "")
+		layouts, err := media.Open(t.Context(), dir, "")
 		if err != nil {
 			return
 		}

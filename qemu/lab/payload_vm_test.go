@@ -105,7 +105,7 @@ func payload(t *testing.T, l *Lab) (kernel, initrd string) {
 // opened is the lab's container image as a loader sees it.
 func opened(t *testing.T, l *Lab) *osimage.Image {
 	t.Helper()
-	layouts, err := media.Open(l.facts.layout, "latest")
+	layouts, err := media.Open(t.Context(), l.facts.layout, "latest")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func container(t *testing.T, dst *publish.Target, arch string) ocispec.Descripto
 // manifest is what a location has under v1 for a platform.
 func manifest(t *testing.T, dir, arch string) *oci.Resolved {
 	t.Helper()
-	layouts, err := media.Open(dir, "v1")
+	layouts, err := media.Open(t.Context(), dir, "v1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -224,7 +224,7 @@ func remote(t *testing.T, ref string) *oci.Remote {
 
 func layout(t *testing.T, dir, ref string) *media.Layout {
 	t.Helper()
-	ls, err := media.Open(dir, ref)
+	ls, err := media.Open(t.Context(), dir, ref)
 	if err != nil {
 		t.Fatal(err)
 	}

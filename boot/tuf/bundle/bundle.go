@@ -22,11 +22,13 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/regular"
+	"github.com/sealboot/sealboot/boot/survey"
 	"github.com/sealboot/sealboot/boot/tuf"
 )
 
@@ -37,10 +39,7 @@ const (
 	TargetsDir  = "targets"
 )
 
-const (
-	maxEntries = 65536     // files in a tar
-	copyBuffer = 256 << 10 // bytes
-)
+const copyBuffer = 256 << 10 // bytes
 
 // ErrFormat is a tar that is not a bundle.
 var ErrFormat = errors.New("not a bundle")
@@ -78,8 +77,9 @@ func OpenFolder(dir string) (*Folder, error) {
 // Bundle is a [Folder] with a seal.
 type Bundle struct{ *Folder }
 
-// Open returns the bundle at path, which is a folder or a tar.
-func Open(path string) (*Bundle, error) {
+// Open returns the bundle at path, which is a folder or a tar. What is looked
+// through comes out of the budget; nil stands for one of its own.
+func Open(ctx context.Context, path string, budget *survey.Budget) (*Bundle, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the bundle: %w", err)
@@ -91,45 +91,56 @@ func Open(path string) (*Bundle, error) {
 		}
 		return &Bundle{f}, nil
 	}
-	file, err := os.Open(path)
+	file, err := openFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the bundle: %w", err)
 	}
-	f, err := indexTar(path, file)
+	if budget == nil {
+		budget = survey.NewBudget()
+	}
+	f, err := indexTar(ctx, budget, path, file)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the bundle %s: %w", path, err), file.Close())
 	}
 	return &Bundle{f}, nil
 }
 
+// openFile opens a regular file without waiting for it.
+func openFile(name string) (*os.File, error) {
+	name, err := filepath.EvalSymlinks(name) // a publisher's may lead to another folder
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenRoot(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return regular.Open(dir, filepath.Base(name), os.O_RDONLY, 0)
+}
+
 type extent struct{ offset, size int64 }
 
 // indexTar notes where the files of a tar are. Their contents stay there.
-func indexTar(name string, file *os.File) (*Folder, error) {
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
+func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.File) (*Folder, error) {
+	st, err := file.Stat()
+	if err != nil {
 		return nil, err
 	}
 	files := map[string]extent{}
-	for r := tar.NewReader(file); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-		}
+	err = budget.Tar(ctx, file, st.Size(), func(h *tar.Header, offset int64) error {
 		if h.Typeflag == tar.TypeDir {
-			continue
-		}
-		offset, err := file.Seek(0, io.SeekCurrent)
-		if err != nil {
-			return nil, err
+			return nil
 		}
 		n := strings.TrimPrefix(h.Name, "./")
-		if _, twice := files[n]; twice || h.Typeflag != tar.TypeReg || len(files) == maxEntries || sparse(h) {
-			return nil, fmt.Errorf("%w: entry %.80q is repeated, not a plain file, or one too many", ErrFormat, n)
+		if _, twice := files[n]; twice || h.Typeflag != tar.TypeReg || sparse(h) {
+			return fmt.Errorf("entry %.80q is repeated or not a plain file", n)
 		}
 		files[n] = extent{offset, h.Size}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	open := func(name string) (io.ReadCloser, error) {
 		e, ok := files[name]
@@ -158,14 +169,19 @@ func (f *Folder) String() string { return f.name }
 func (f *Folder) Close() error { return f.close() }
 
 // Metadata implements [tuf.Repository].
-func (f *Folder) Metadata(_ context.Context, name string, max int64) ([]byte, error) {
-	return f.read(path.Join(MetadataDir, name), max)
+func (f *Folder) Metadata(ctx context.Context, name string, max int64) ([]byte, error) {
+	return f.read(ctx, path.Join(MetadataDir, name), max)
 }
 
 // Seal implements [tuf.Sealed].
-func (b *Bundle) Seal(_ context.Context, max int64) ([]byte, error) { return b.read(SealFile, max) }
+func (b *Bundle) Seal(ctx context.Context, max int64) ([]byte, error) {
+	return b.read(ctx, SealFile, max)
+}
 
-func (f *Folder) read(name string, max int64) ([]byte, error) {
+func (f *Folder) read(ctx context.Context, name string, max int64) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	r, err := f.open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", tuf.ErrNotFound, err)

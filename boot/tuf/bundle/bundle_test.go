@@ -69,7 +69,7 @@ func TestPipes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b, err := bundle.Open(dir)
+	b, err := bundle.Open(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,18 +94,18 @@ func TestHostileTars(t *testing.T) {
 		"garbage":  bytes.Repeat([]byte("garbage"), 1000),
 		"sparse":   sparseTar(t),
 	} {
-		if _, err := bundle.Open(file(t, data)); !errors.Is(err, bundle.ErrFormat) {
+		if _, err := bundle.Open(t.Context(), file(t, data), nil); !errors.Is(err, bundle.ErrFormat) {
 			t.Errorf("%s: %v, want %v", name, err, bundle.ErrFormat)
 		}
 	}
 	// A header that is whole may announce bytes that are not there.
-	if cut, err := bundle.Open(file(t, good[:512])); err == nil {
+	if cut, err := bundle.Open(t.Context(), file(t, good[:512]), nil); err == nil {
 		if data, err := cut.Metadata(t.Context(), "timestamp.json", 100); err == nil && len(data) > 0 {
 			t.Errorf("cut: read %q", data)
 		}
 		cut.Close()
 	}
-	b, err := bundle.Open(file(t, good))
+	b, err := bundle.Open(t.Context(), file(t, good), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestTarget(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, place := range []string{dir, file(t, tarball(t, entry{bundle.TargetsDir + "/" + name, []byte(content), tar.TypeReg}))} {
-		b, err := bundle.Open(place)
+		b, err := bundle.Open(t.Context(), place, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestTarget(t *testing.T) {
 			t.Errorf("%s: success, written to nowhere", place)
 		}
 	}
-	if _, err := bundle.Open(filepath.Join(dir, "nothing")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := bundle.Open(t.Context(), filepath.Join(dir, "nothing"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a bundle that is not there: %v", err)
 	}
 }
@@ -182,7 +182,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(bytes.Repeat([]byte{0}, 1024))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b, err := bundle.Open(file(t, data))
+		b, err := bundle.Open(t.Context(), file(t, data), nil)
 		if err != nil {
 			return
 		}
@@ -231,7 +231,7 @@ func refresh(t *testing.T, repo *tuftest.Repo, dir string, now time.Time) error 
 
 func refreshWith(t *testing.T, repo *tuftest.Repo, dir string, now time.Time, cache tuf.Store) error {
 	t.Helper()
-	b, err := bundle.Open(dir)
+	b, err := bundle.Open(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

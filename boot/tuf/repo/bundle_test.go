@@ -47,7 +47,7 @@ func TestBundleOutlivesTheTimestamp(t *testing.T) {
 // boot is what a device does with a bundle.
 func (f *fixture) boot(path string, now time.Time, name string) error {
 	f.t.Helper()
-	b, err := bundle.Open(path)
+	b, err := bundle.Open(f.t.Context(), path, nil)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func (r *Repo) Seal(ctx context.Context, path string, keys []crypto.Signer) (Sea
 	if r.memory.Root == nil {
 		return Seal{}, r.untrusted()
 	}
-	b, err := bundle.Open(path)
+	b, err := bundle.Open(ctx, path, nil)
 	if err != nil {
 		return Seal{}, err
 	}

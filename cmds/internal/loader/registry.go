@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -268,6 +269,9 @@ func (m *Machine) cacheDir(ctx context.Context, name string) string {
 	return dir
 }
 
+// searchTime is how long a medium may take to be looked through.
+const searchTime = 2 * time.Minute
+
 // stick is a source on local media: an OCI layout, or a TUF bundle.
 type stick struct {
 	m    *Machine
@@ -291,7 +295,9 @@ func (s *stick) Fetch(ctx context.Context) (c *flow.Candidate, err error) {
 }
 
 func (s *stick) layout(ctx context.Context, dir string) (*flow.Candidate, error) {
-	layouts, err := media.Open(dir, s.src.Ref)
+	searching, cancel := context.WithTimeout(ctx, searchTime)
+	defer cancel()
+	layouts, err := media.Open(searching, dir, s.src.Ref)
 	if err != nil {
 		return nil, err
 	}

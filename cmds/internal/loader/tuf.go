@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/sealboot/sealboot/boot/media"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/survey"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/image"
@@ -222,7 +224,7 @@ func (m *Machine) pinned(ctx context.Context, src *config.Source, found *image.I
 
 // bundled takes the image out of a target that is an OCI layout in a tar.
 func (m *Machine) bundled(ctx context.Context, src *config.Source, found *image.Image, c *flow.Candidate) error {
-	layout, err := media.OpenTar(found.File, "")
+	layout, err := media.OpenTar(ctx, found.File, "")
 	if err != nil {
 		return fmt.Errorf("target %q: %w", src.Target, err)
 	}
@@ -248,23 +250,31 @@ func (m *Machine) adopt(ctx context.Context, at *config.Source, place oci.Place,
 // bundle boots from an offline TUF bundle in dir: dir itself, a folder or a
 // tar in it.
 func (s *stick) bundle(ctx context.Context, dir string) (*flow.Candidate, error) {
-	paths, err := bundles(dir)
+	searching, cancel := context.WithTimeout(ctx, searchTime)
+	defer cancel()
+	budget := survey.NewBudget()
+	paths, err := bundles(searching, budget, dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("looking for a TUF bundle: %w", err)
 	}
 	errs := []error{fmt.Errorf("no TUF bundle with the target %q: %w", s.src.Target, fs.ErrNotExist)}
 	for _, path := range paths {
-		c, err := s.oneBundle(ctx, path)
+		c, err := s.oneBundle(ctx, budget, path)
 		if err == nil {
 			return c, nil
 		}
-		errs = append(errs, err)
+		if len(errs) <= maxTold {
+			errs = append(errs, err)
+		}
+		if errors.Is(err, survey.ErrTooMuch) || ctx.Err() != nil {
+			break
+		}
 	}
 	return nil, errors.Join(errs...)
 }
 
-func (s *stick) oneBundle(ctx context.Context, path string) (*flow.Candidate, error) {
-	b, err := bundle.Open(path)
+func (s *stick) oneBundle(ctx context.Context, budget *survey.Budget, path string) (*flow.Candidate, error) {
+	b, err := bundle.Open(ctx, path, budget)
 	if err != nil {
 		return nil, err
 	}
@@ -274,25 +284,38 @@ func (s *stick) oneBundle(ctx context.Context, path string) (*flow.Candidate, er
 	})
 }
 
-// bundles are the paths in dir that could be a bundle.
-func bundles(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+// Of the bundles on a medium.
+const (
+	maxBundles = 1 << 10 // that are tried
+	maxTold    = 16      // whose errors are told
+)
+
+// bundles are the paths in dir that could be a bundle, in the order of their names.
+func bundles(ctx context.Context, budget *survey.Budget, dir string) ([]string, error) {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
+	defer root.Close()
 	var paths []string
-	for _, e := range entries {
+	err = budget.Folder(ctx, root, func(e fs.DirEntry) error {
 		path := filepath.Join(dir, e.Name())
 		switch {
 		case e.Name() == bundle.SealFile:
-			paths = append(paths, dir)
+			path = dir
 		case e.IsDir():
-			if _, err := os.Lstat(filepath.Join(path, bundle.SealFile)); err == nil {
-				paths = append(paths, path)
+			if _, err := root.Lstat(filepath.Join(e.Name(), bundle.SealFile)); err != nil {
+				return nil
 			}
-		case e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".tar"):
-			paths = append(paths, path)
+		case !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), ".tar"):
+			return nil
 		}
-	}
-	return paths, nil
+		if len(paths) == maxBundles {
+			return fmt.Errorf("%w: more than %d bundles", survey.ErrTooMuch, maxBundles)
+		}
+		paths = append(paths, path)
+		return nil
+	})
+	slices.Sort(paths)
+	return paths, err
 }
