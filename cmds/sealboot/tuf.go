@@ -329,8 +329,10 @@ func newTUFDelegateCmd() *cobra.Command {
 	var d repo.Delegation
 	var trust []string
 	cmd := changing(&cobra.Command{
-		Use:     "delegate REPOSITORY ROLE",
-		Short:   "Let other keys publish targets of some names",
+		Use:   "delegate REPOSITORY ROLE",
+		Short: "Let other keys publish targets of some names",
+		Long: `Let other keys publish targets of some names. The role's name has up to 128 letters,
+digits, "-" and "_", so that every web server can serve it.`,
 		Example: `  sealboot tuf delegate repo shops --path 'shops/*' --trust shops.pub --key targets.pem --key snapshot.pem --key timestamp.pem`,
 		Args:    cobra.ExactArgs(2),
 	}, func(args []string) ([]repo.Change, error) {

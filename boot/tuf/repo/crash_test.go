@@ -82,6 +82,24 @@ func killedAt(t *testing.T, at int, signAll bool, l layout) (died bool) {
 	if !signAll {
 		signers = []crypto.Signer{keys[tuf.RoleTargets]}
 	}
+	died = diesAt(t, dir, at, func(r *Repo) {
+		mustApply(t, r, now, signers, l.change(file)...)
+		mustApply(t, r, now, all) // sign the draft
+	})
+	wantOldOrNew(t, dir, now)
+	apply(t, dir, func(r *Repo) {
+		s := mustApply(t, r, now, all, AddTarget(Target{Name: "newer", File: file}))
+		if !s.Published {
+			t.Fatalf("killed at %d: the next publication: %+v", at, s)
+		}
+	})
+	wantOldOrNew(t, dir, now)
+	return died
+}
+
+// diesAt applies f, dies after so many steps and says whether there were as many.
+func diesAt(t *testing.T, dir string, at int, f func(*Repo)) (died bool) {
+	t.Helper()
 	apply(t, dir, func(r *Repo) {
 		left := at
 		r.step = func() {
@@ -98,18 +116,35 @@ func killedAt(t *testing.T, at int, signAll bool, l layout) (died bool) {
 				died = true
 			}
 		}()
-		mustApply(t, r, now, signers, l.change(file)...)
-		mustApply(t, r, now, all) // sign the draft
+		f(r)
 	})
-	wantOldOrNew(t, dir, now)
-	apply(t, dir, func(r *Repo) {
-		s := mustApply(t, r, now, all, AddTarget(Target{Name: "newer", File: file}))
-		if !s.Published {
-			t.Fatalf("killed at %d: the next publication: %+v", at, s)
-		}
-	})
-	wantOldOrNew(t, dir, now)
 	return died
+}
+
+// TestKilledAtBirth dies between any two steps of the first publication, of which the
+// operator's state is made too. Whatever is left, the next one begins or goes on.
+func TestKilledAtBirth(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	key := tuftest.NewKeyOf(t, "ed25519", "ed25519")
+	changes := []Change{Create()}
+	for _, role := range topLevel {
+		changes = append(changes, AddKey(role, key.Public()))
+	}
+	for at, died := 0, true; died; at++ {
+		dir := t.TempDir()
+		died = diesAt(t, dir, at, func(r *Repo) { mustApply(t, r, now, []crypto.Signer{key}, changes...) })
+		apply(t, dir, func(r *Repo) {
+			if !Exists(dir) {
+				mustApply(t, r, now, []crypto.Signer{key}, changes...)
+			}
+			if s := mustApply(t, r, now, []crypto.Signer{key}, Refresh(tuf.RoleTimestamp)); !s.Published {
+				t.Errorf("killed at %d: %+v", at, s)
+			}
+			if trust, err := r.Trust(); err != nil || trust.Versions[tuf.RoleTimestamp] != 2 {
+				t.Errorf("killed at %d: %+v, %v", at, trust, err)
+			}
+		})
+	}
 }
 
 func apply(t *testing.T, dir string, f func(*Repo)) {

@@ -57,6 +57,9 @@ func readDraft(dir string) (roles map[string]any, digest string, err error) {
 		if !isRole || err != nil || name == "" {
 			continue
 		}
+		if printable(name) != name { // it goes to terminals before anybody has vouched for it
+			return nil, "", fmt.Errorf("%w: a role called %+q", ErrDraft, name)
+		}
 		data, err := readFile(dir, entry.Name())
 		if err != nil {
 			return nil, "", err

@@ -195,6 +195,14 @@ func TestNoFileOfADraft(t *testing.T) {
 	}
 }
 
+// TestNameInADraft: what names itself is not what a terminal obeys.
+func TestNameInADraft(t *testing.T) {
+	v, _ := waiting(t)
+	v.must(os.WriteFile(v.file("../.draft/a%1b%5B2Kb.json"), []byte("{}"), 0o644))
+	_, err := v.f.apply(start, v.f.all())
+	wantRefused(t, err, repo.ErrDraft, `a role called "a\x1b[2Kb"`)
+}
+
 // TestMalformedDraft: a draft is read as strictly as what devices read, and no
 // shape of it is more than an error.
 func TestMalformedDraft(t *testing.T) {
