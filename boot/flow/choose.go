@@ -34,11 +34,13 @@ func (b *Boot) choose(ctx context.Context) (*Candidate, error) {
 		if err := b.Sleep(ctx, pause); err != nil {
 			return nil, err
 		}
+		b.online = false
 	}
 }
 
 // round is one attempt at everything before the measurement. What succeeded in
-// an earlier round is not done again. What comes after it is for the console.
+// an earlier round is not done again, except for the network: it may be why the
+// round failed. What comes after it is for the console.
 func (b *Boot) round(ctx context.Context, after string) (*Candidate, error) {
 	if err := b.prepare(ctx); err != nil {
 		return nil, b.fail(ctx, StagePrepare, err, after)

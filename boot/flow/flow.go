@@ -157,9 +157,12 @@ type Floor interface {
 	Raise(ctx context.Context, c *Candidate, hello *Hello) (event.Record, error)
 }
 
-// A Network is brought up once and taken down before kexec.
+// A Network is brought up before sources are tried, and taken down before kexec.
 type Network interface {
-	// Up checks host, the bytes of a host config or nil, and uses it.
+	// Up checks host, the bytes of a host config or nil, and uses it. It is called
+	// again after a round in which nothing could be booted, also if the last call
+	// succeeded: then the network is made anew, since an address and a router that
+	// somebody has handed out prove nothing about where they lead.
 	Up(ctx context.Context, host []byte) error
 	Down() error
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -71,18 +72,28 @@ func option(link int32) []byte {
 func TestRDNSS(t *testing.T) {
 	want := []string{"2001:db8::1", "2001:db8::2"}
 	var got []string
-	for _, a := range rdnss(option(3), 3) {
+	servers, lifetime := rdnss(option(3), 3)
+	for _, a := range servers {
 		got = append(got, a.String())
+	}
+	if lifetime != 10*time.Minute {
+		t.Errorf("lifetime %v, want 10m", lifetime)
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("rdnss (-want +got):\n%s", d)
 	}
-	if got := rdnss(option(3), 4); got != nil {
+	if got, _ := rdnss(option(3), 4); got != nil {
 		t.Errorf("another link's: %v", got)
 	}
 	expired := option(3)
 	binary.BigEndian.PutUint32(expired[ndUserOptHeader+4:], 0)
-	if got := rdnss(expired, 3); got != nil {
+	h := &raHints{dns: make(map[netip.Addr]time.Time)}
+	h.add(rdnss(option(3), 3))
+	if got := h.servers(); len(got) != 2 {
+		t.Errorf("servers in use: %v", got)
+	}
+	h.add(rdnss(expired, 3))
+	if got := h.servers(); got != nil {
 		t.Errorf("lifetime 0: %v", got)
 	}
 }

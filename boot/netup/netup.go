@@ -7,12 +7,18 @@
 // in front of the machine while an unused IPv6 or IPv4 times out. Nothing that
 // a DHCP server or a router says is believed beyond addresses, routes, DNS
 // servers and the MTU.
+//
+// Nor does the first answer bind for ever: a server in the wrong place may be the
+// quicker one. A lease is kept as long as its server renews it and given up when
+// it ends, and a caller that got nowhere makes the network anew with
+// [Options.Before], where the servers that led there are heard last.
 package netup
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -39,6 +45,12 @@ type Options struct {
 	// ResolvConf is the resolver's configuration; empty means
 	// /etc/resolv.conf.
 	ResolvConf string
+	// Before is the network that this one replaces: Up closes it, takes back what
+	// it has set, and hears its servers last. It may be nil.
+	Before *Network
+	// Report learns what becomes of the network later, such as a lease that ended;
+	// nil drops it.
+	Report func(error)
 }
 
 func (o Options) withDefaults() Options {
@@ -50,6 +62,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ResolvConf == "" {
 		o.ResolvConf = "/etc/resolv.conf"
+	}
+	if o.Report == nil {
+		o.Report = func(error) {}
 	}
 	return o
 }
@@ -63,7 +78,8 @@ var ErrNoCarrier = errors.New("no carrier")
 // ErrNoAddress is the error when nothing gave the machine an address.
 var ErrNoAddress = errors.New("no address")
 
-// A Network is what came up.
+// A Network is what came up. Its lease is kept until Close, and what is said here
+// is how it began.
 type Network struct {
 	Link      string         // "eth0", or "eth0.7" on a VLAN
 	Method    string         // static, dhcp4, dhcp6 or slaac
@@ -71,7 +87,8 @@ type Network struct {
 	Gateways  []netip.Addr   // default routes that were set here
 	DNS       []netip.Addr   // servers in use
 
-	proxy func(*url.URL) (*url.URL, error)
+	proxy  func(*url.URL) (*url.URL, error)
+	keeper *keeper
 }
 
 // String is the network on one line, for the console.
@@ -92,10 +109,18 @@ func (n *Network) Proxy(r *http.Request) (*url.URL, error) {
 	return n.proxy(r.URL)
 }
 
+// Close ends what Up has begun and leaves the links as they are.
+func (n *Network) Close() {
+	if n != nil && n.keeper != nil {
+		n.keeper.stop()
+	}
+}
+
 // Up brings the network up as host says; nil means the default of
-// [config.Host].
+// [config.Host]. ctx bounds that; the lease is then kept until Close.
 func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 	o = o.withDefaults()
+	o.Before.Close()
 	if host == nil {
 		host = new(config.Host)
 	}
@@ -106,13 +131,16 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
+	mtus := o.Before.prepare(ports, o.LeaseTimeout)
 	got, err := race(ctx, ports, o)
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
 	n := got.network()
+	n.keeper = &keeper{port: got.port, o: o, mtus: mtus, hints: got.hints, got: got}
 	if len(host.DNS) > 0 {
 		n.DNS = parseAddrs(host.DNS)
+		n.keeper.dns = n.DNS
 	}
 	if err := writeResolvConf(o.ResolvConf, n.DNS); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
@@ -121,7 +149,28 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 		c := httpproxy.Config{HTTPProxy: host.Proxy, HTTPSProxy: host.Proxy, NoProxy: strings.Join(host.NoProxy, ",")}
 		n.proxy = c.ProxyFunc()
 	}
+	n.keeper.keep(ctx)
 	return n, nil
+}
+
+// prepare tells the ports what the network before has taught: whom to hear last,
+// and what their MTU was. A third of the time goes to servers that are not known
+// yet. It returns the MTUs for the network after.
+func (n *Network) prepare(ports []*port, timeout time.Duration) map[string]int {
+	shun := new(shunned)
+	mtus := make(map[string]int)
+	if n != nil && n.keeper != nil {
+		shun = &shunned{n.keeper.shun(), time.Now().Add(timeout / 3)}
+		maps.Copy(mtus, n.keeper.mtus)
+	}
+	for _, p := range ports {
+		a := p.link.Attrs()
+		if _, known := mtus[a.Name]; !known {
+			mtus[a.Name] = a.MTU
+		}
+		p.shun, p.mtu = shun, mtus[a.Name]
+	}
+	return mtus
 }
 
 // race configures all ports at once and returns the first that is ready. The

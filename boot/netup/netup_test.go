@@ -56,6 +56,10 @@ type world struct {
 	NoLink  bool     // there is no interface at all
 	Lease   time.Duration
 	Carrier time.Duration
+
+	Rogue []string // arguments of a second dnsmasq, on the same switch
+	Short bool     // a server of our own, with leases that dnsmasq has not
+	Then  string   // what happens to the network that is up; see after
 }
 
 // An outcome is what the client reports.
@@ -70,6 +74,9 @@ type outcome struct {
 	DownAfter  bool // Down took the link down
 	Reached    bool // the server's address answers on the link
 	ProxiedURL string
+
+	After   *netup.Network // the network made anew
+	Reports []string       // what became of the first one
 }
 
 const (
@@ -78,13 +85,7 @@ const (
 )
 
 func TestUp(t *testing.T) {
-	if os.Getuid() != 0 {
-		skip(t, "needs root for network namespaces")
-	}
-	_, err := exec.LookPath("dnsmasq")
-	if err != nil {
-		skip(t, "needs dnsmasq (Debian: dnsmasq-base)")
-	}
+	needsWorld(t)
 	v4 := []string{"--dhcp-range=192.0.2.50,192.0.2.50,255.255.255.0,1h", "--dhcp-option=option:router,192.0.2.1", "--dhcp-option=option:dns-server,192.0.2.53"}
 	ra := []string{"--enable-ra", "--dhcp-range=2001:db8::,ra-only,64,1h", "--dhcp-option=option6:dns-server,[2001:db8::53]"}
 	v6 := []string{"--enable-ra", "--dhcp-range=2001:db8::50,2001:db8::50,64,1h", "--dhcp-option=option6:dns-server,[2001:db8::53]"}
@@ -180,6 +181,16 @@ func skip(t *testing.T, why string) {
 	t.Skip(why)
 }
 
+func needsWorld(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		skip(t, "needs root for network namespaces")
+	}
+	if _, err := exec.LookPath("dnsmasq"); err != nil {
+		skip(t, "needs dnsmasq (Debian: dnsmasq-base)")
+	}
+}
+
 // run starts the client in a network namespace of its own.
 func run(t *testing.T, w world) outcome {
 	t.Helper()
@@ -228,7 +239,9 @@ func client() error {
 		}
 	}
 	o := outcome{}
-	opts := netup.Options{LinkTimeout: max(w.Carrier, time.Second), LeaseTimeout: w.Lease, ResolvConf: "resolv.conf"}
+	reports := make(chan string, 100)
+	opts := netup.Options{LinkTimeout: max(w.Carrier, time.Second), LeaseTimeout: w.Lease, ResolvConf: "resolv.conf",
+		Report: func(err error) { reports <- err.Error() }}
 	if w.Carrier == 0 {
 		opts.LinkTimeout = 0
 	}
@@ -243,6 +256,17 @@ func client() error {
 			if u, err := n.Proxy(r); err == nil && u != nil {
 				o.ProxiedURL = u.String()
 			}
+		}
+		if w.Then != "" {
+			if o.After, err = after(w.Then, n, host, opts, reports); err != nil {
+				return fmt.Errorf("%s: %w", w.Then, err)
+			}
+		}
+		o.After.Close()
+		n.Close()
+		close(reports)
+		for r := range reports {
+			o.Reports = append(o.Reports, r)
 		}
 		if err := netup.Down(); err != nil {
 			return err
@@ -327,21 +351,39 @@ func server() error {
 			return err
 		}
 	}
+	if w.Rogue != nil {
+		if err := switched(w, link); err != nil {
+			return err
+		}
+		fmt.Println("ready")
+		select {}
+	}
 	fmt.Println("ready")
+	if w.Short {
+		return serveShort(link)
+	}
 	if len(w.Server) == 0 || w.Unplug {
 		select {}
 	}
-	path, err := exec.LookPath("dnsmasq")
+	args, err := dnsmasq("leases", w.Server)
 	if err != nil {
 		return err
+	}
+	return syscall.Exec(args[0], args, os.Environ())
+}
+
+// dnsmasq is a command line of it.
+func dnsmasq(leases string, more []string) ([]string, error) {
+	path, err := exec.LookPath("dnsmasq")
+	if err != nil {
+		return nil, err
 	}
 	dir, err := filepath.Abs(".")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	args := append([]string{path, "--keep-in-foreground", "--no-ping", "--port=0", "--conf-file=/dev/null", "--user=root", "--group=root", "--dhcp-authoritative",
-		"--dhcp-leasefile=" + filepath.Join(dir, "leases"), "--pid-file="}, w.Server...)
-	return syscall.Exec(path, args, os.Environ())
+	return append([]string{path, "--keep-in-foreground", "--no-ping", "--port=0", "--conf-file=/dev/null", "--user=root", "--group=root", "--dhcp-authoritative",
+		"--dhcp-leasefile=" + filepath.Join(dir, leases), "--pid-file="}, more...), nil
 }
 
 func serverLink(w world, link netlink.Link) error {

@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +26,8 @@ const (
 type port struct {
 	link netlink.Link
 	conf config.Interface
+	shun *shunned
+	mtu  int // as it was before any lease; 0 if it is not known
 }
 
 // findPorts returns the links of the machine that want names, waiting for
@@ -100,22 +102,15 @@ func names(links []netlink.Link) string {
 
 // A result is how a port came up, or why not.
 type result struct {
+	port   *port
+	hints  *raHints
 	link   string
 	method string
 	lease  lease
 	err    error
 }
 
-// A lease is what a port is given.
-type lease struct {
-	addresses []netip.Prefix
-	gateways  []netip.Addr
-	dns       []netip.Addr
-	mtu       int
-	routed    bool // the kernel has set addresses and routes itself
-}
-
-func (r result) network() *Network {
+func (r *result) network() *Network {
 	return &Network{Link: r.link, Method: r.method, Addresses: r.lease.addresses, Gateways: r.lease.gateways, DNS: r.lease.dns}
 }
 
@@ -124,7 +119,7 @@ func (p *port) configure(ctx context.Context, o Options) result {
 	name := p.link.Attrs().Name
 	fail := func(err error) result { return result{err: fmt.Errorf("%s: %w", name, err)} }
 	hints := listenRA(ctx, p.link.Attrs().Index)
-	defer func() { hints.close() }()
+	defer func() { hints.close() }() // a keeper listens again
 	if err := p.up(); err != nil {
 		return fail(err)
 	}
@@ -144,23 +139,24 @@ func (p *port) configure(ctx context.Context, o Options) result {
 		if err != nil {
 			return fail(err)
 		}
-		return result{link: name, method: "static", lease: l}
+		return result{port: p, hints: hints, link: name, method: "static", lease: l}
 	}
 	method, l, err := p.automatic(ctx, o.LeaseTimeout, hints)
 	if err != nil {
 		return fail(err)
 	}
-	return result{link: name, method: method, lease: l}
+	return result{port: p, hints: hints, link: name, method: method, lease: l}
 }
 
+// up brings the link up, without what an earlier use of it has left.
 func (p *port) up() error {
-	name := p.link.Attrs().Name
-	// A loader must take part in IPv6 even where the kernel's default is off;
-	// without IPv6 in the kernel these files are not there.
-	for file, value := range map[string]string{"disable_ipv6": "0", "accept_ra": "2", "autoconf": p.autoconf()} {
-		err := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, file), []byte(value), 0)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("set %s: %w", file, err)
+	if err := p.clear(); err != nil {
+		return err
+	}
+	// A loader must take part in IPv6 even where the kernel's default is off.
+	for _, s := range [][2]string{{"accept_ra", p.acceptRA()}, {"autoconf", p.autoconf()}, {"disable_ipv6", "0"}} {
+		if err := p.setIPv6(s[0], s[1]); err != nil {
+			return err
 		}
 	}
 	if p.conf.MTU != 0 {
@@ -175,8 +171,19 @@ func (p *port) up() error {
 }
 
 func (p *port) autoconf() string {
-	if p.wants(config.SLAAC) {
+	if p.conf.VLAN == 0 && p.wants(config.SLAAC) {
 		return "1"
+	}
+	return "0"
+}
+
+// acceptRA says whether advertisements may set routes: not on a link that only
+// carries a VLAN, nor where the host config has said all there is to say.
+func (p *port) acceptRA() string {
+	v6 := func(s string) bool { return strings.Contains(s, ":") }
+	routed := slices.ContainsFunc(p.conf.Addresses, v6) && !slices.ContainsFunc(p.conf.Gateways, v6)
+	if p.conf.VLAN == 0 && (routed || p.wants(config.SLAAC) || p.wants(config.DHCP6)) {
+		return "2"
 	}
 	return "0"
 }
@@ -185,6 +192,9 @@ func (p *port) autoconf() string {
 func (p *port) vlan() error {
 	parent := p.link.Attrs()
 	name := fmt.Sprintf("%.10s.%d", parent.Name, p.conf.VLAN) // at most 15 bytes
+	if old, err := netlink.LinkByName(name); err == nil && old.Type() == "vlan" {
+		_ = netlink.LinkDel(old) // with all that was set on it
+	}
 	v := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: name, ParentIndex: parent.Index}, VlanId: p.conf.VLAN}
 	if err := netlink.LinkAdd(v); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make VLAN %d: %w; the kernel needs CONFIG_VLAN_8021Q", p.conf.VLAN, err)
@@ -193,7 +203,7 @@ func (p *port) vlan() error {
 	if err != nil {
 		return fmt.Errorf("find VLAN %d: %w", p.conf.VLAN, err)
 	}
-	p.link, p.conf.MTU = l, 0
+	p.link, p.conf.MTU, p.conf.VLAN, p.mtu = l, 0, 0, 0
 	return p.up()
 }
 
@@ -218,15 +228,7 @@ func (p *port) wants(method string) bool {
 	if len(p.conf.Addresses) > 0 {
 		return false
 	}
-	if len(p.conf.Methods) == 0 {
-		return true
-	}
-	for _, m := range p.conf.Methods {
-		if m == method {
-			return true
-		}
-	}
-	return false
+	return len(p.conf.Methods) == 0 || slices.Contains(p.conf.Methods, method)
 }
 
 func (p *port) static() (lease, error) {

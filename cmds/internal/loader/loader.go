@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sealboot/sealboot/boot/clock"
@@ -58,7 +59,7 @@ type Machine struct {
 	o       Options
 	clock   *clock.Clock
 	tpm     *tpmDevice
-	up      *netup.Network // nil as long as there is none of ours
+	up      atomic.Pointer[netup.Network] // nil as long as there is none of ours
 	volumes volume.System
 	floor   *nvFloor
 	dry     bool // nothing may be changed
@@ -100,6 +101,7 @@ func rtc() time.Time {
 
 // Close drops what the machine has opened.
 func (m *Machine) Close() error {
+	m.up.Load().Close()
 	var errs []error
 	for _, c := range slices.Backward(m.closers) {
 		errs = append(errs, c())
@@ -194,12 +196,12 @@ func (n network) Up(ctx context.Context, raw []byte) error {
 			return err
 		}
 	}
-	up, err := netup.Up(ctx, host, netup.Options{})
+	up, err := netup.Up(ctx, host, netup.Options{Before: m.up.Load(), Report: m.o.Console.Warn})
 	if err != nil {
 		return err
 	}
 	m.o.Console.Info(up.String())
-	m.up = up
+	m.up.Store(up)
 	return nil
 }
 
@@ -207,6 +209,7 @@ func (n network) Down() error {
 	if n.m.o.NoNetwork {
 		return nil
 	}
+	n.m.up.Load().Close()
 	return netup.Down()
 }
 
@@ -216,6 +219,6 @@ func (m *Machine) progress(p fetch.Progress) {
 }
 
 // proxy is for every connection of the machine.
-func (m *Machine) proxy(r *http.Request) (*url.URL, error) { return m.up.Proxy(r) }
+func (m *Machine) proxy(r *http.Request) (*url.URL, error) { return m.up.Load().Proxy(r) }
 
 func (m *Machine) dialer() *net.Dialer { return &net.Dialer{Timeout: dialTimeout} }
