@@ -5,22 +5,19 @@
 // still only a claim: it becomes evidence when [Log.Replay] gives the PCRs of a
 // quote, and then only digests and PCR numbers do. An event's type is never
 // hashed, and its data only for some types: both are for people.
+//
+// The package judges bytes and opens nothing; a machine's own log is read by
+// [github.com/sealboot/sealboot/measure/fwlog/securityfs].
 package fwlog
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sealboot/sealboot/measure/pcr"
 )
-
-// Path is where Linux shows the log, if securityfs is mounted.
-const Path = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 // Limits of a log.
 const (
@@ -56,34 +53,6 @@ type Event struct {
 	Type    EventType
 	Digests map[tpm2.TPMAlgID][]byte // one a bank
 	Data    []byte                   // what the firmware says about it
-}
-
-// Read returns the log of the running machine, as it is.
-func Read(ctx context.Context) ([]byte, error) { return readFrom(ctx, Path) }
-
-// readFrom reads the file to its end, since securityfs does not tell its size.
-func readFrom(ctx context.Context, path string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("read firmware event log: %w", err)
-	}
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w (is securityfs mounted, and a TPM found by firmware and kernel?)", ErrNoLog, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read firmware event log: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read firmware event log: %w", err)
-	case len(b) > MaxSize:
-		return nil, fmt.Errorf("read firmware event log: it is longer than %d bytes", MaxSize)
-	case len(b) == 0:
-		return nil, fmt.Errorf("%w: %s is empty", ErrNoLog, path)
-	}
-	return b, nil
 }
 
 // Replay returns the PCRs of a bank as the log says they are: those that were

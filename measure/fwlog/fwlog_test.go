@@ -2,12 +2,10 @@ package fwlog
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -294,33 +292,6 @@ func TestReplayRefusesMissingBank(t *testing.T) {
 	}
 	if _, err := log.Replay(tpm2.TPMAlgSHA1); err == nil {
 		t.Error("replayed a bank that is not in the log")
-	}
-}
-
-func TestReadFrom(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name string, size int) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	if b, err := readFrom(t.Context(), write("good", MaxSize)); err != nil || len(b) != MaxSize {
-		t.Errorf("readFrom() = %d bytes, %v", len(b), err)
-	}
-	for _, path := range []string{write("empty", 0), filepath.Join(dir, "missing")} {
-		if _, err := readFrom(t.Context(), path); !errors.Is(err, ErrNoLog) {
-			t.Errorf("%s: error = %v; want ErrNoLog", path, err)
-		}
-	}
-	if _, err := readFrom(t.Context(), write("long", MaxSize+1)); err == nil {
-		t.Error("read a log that is too long")
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := readFrom(ctx, write("late", 1)); !errors.Is(err, context.Canceled) {
-		t.Errorf("error = %v; want Canceled", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
 	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/fwlog/securityfs"
 	"github.com/sealboot/sealboot/measure/pcr"
 	"github.com/sealboot/sealboot/measure/tpm"
 )
@@ -100,7 +101,7 @@ func (d *tpmDevice) LogWith(index int, rec event.Record) ([]byte, error) {
 func (d *tpmDevice) FirmwareLog(ctx context.Context) ([]byte, error) {
 	read := d.readLog
 	if read == nil {
-		read = fwlog.Read
+		read = securityfs.Read
 	}
 	b, err := read(ctx)
 	if errors.Is(err, fwlog.ErrNoLog) {
