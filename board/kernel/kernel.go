@@ -1,6 +1,6 @@
 // Package kernel builds a loader's kernel from a distribution's source archive
 // and a configuration fragment, with the patches of this package: few, each for
-// a defect that a loader of kernels meets, and each says what it is for.
+// what a loader of kernels meets and no option mends, and each says what it is for.
 //
 // A build is named by the hash of everything that decides its bytes: the source
 // archive, the patches, the fragment, the tools and the recipe. A kernel that is
