@@ -3,10 +3,13 @@ package tuf
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // Never is a time for [Config].Now at which nothing has expired, for a publisher
@@ -91,4 +94,37 @@ func Check(role string, data []byte) error {
 		}
 		return err
 	})
+}
+
+// Payload returns what the signatures of a metadata file are over: the canonical
+// form of its member "signed", whatever other tools put there.
+func Payload(data []byte) ([]byte, error) {
+	e, err := openScanned(data)
+	if err != nil {
+		return nil, err
+	}
+	return e.payload, nil
+}
+
+// Verify says whether so many of the keys called ids have signed a metadata file,
+// by the rule that devices have.
+func Verify(data []byte, keys map[string]*metadata.Key, ids []string, threshold int) error {
+	return guard("metadata", func() error {
+		e, err := openScanned(data)
+		if err != nil {
+			return err
+		}
+		return e.verifiedBy(grant{keys, ids, threshold})
+	})
+}
+
+func openScanned(data []byte) (*envelope, error) {
+	if err := scan(data); err != nil {
+		return nil, fmt.Errorf("tuf: %w", err)
+	}
+	e, err := open(data)
+	if err != nil {
+		return nil, fmt.Errorf("tuf: %w: %w", ErrMalformed, err)
+	}
+	return e, nil
 }

@@ -24,8 +24,13 @@ import (
 // be refused here. So the signatures are checked over the bytes that came.
 type file[T metadata.Roles] struct {
 	Signed T
+	*envelope
+}
 
-	payload    []byte // the canonical form of "signed", which the signatures are over
+// envelope is what a metadata file is, whatever its role.
+type envelope struct {
+	signed     json.RawMessage
+	payload    []byte // the canonical form of signed, which the signatures are over
 	signatures map[string]metadata.HexBytes
 }
 
@@ -34,7 +39,11 @@ func parse[T metadata.Roles](role string, data []byte, check func(*T) error) (*f
 	if err := scan(data); err != nil {
 		return nil, fmt.Errorf("tuf: %s: %w", role, err)
 	}
-	f, err := open[T](data)
+	e, err := open(data)
+	f := &file[T]{envelope: e}
+	if err == nil {
+		err = json.Unmarshal(e.signed, &f.Signed)
+	}
 	if err == nil {
 		err = check(&f.Signed)
 	}
@@ -46,30 +55,27 @@ func parse[T metadata.Roles](role string, data []byte, check func(*T) error) (*f
 
 // open takes a file apart that was scanned: only then do the names of its
 // members mean one thing, and what is verified is what is used.
-func open[T metadata.Roles](data []byte) (*file[T], error) {
-	var envelope struct {
+func open(data []byte) (*envelope, error) {
+	var parts struct {
 		Signed     json.RawMessage      `json:"signed"`
 		Signatures []metadata.Signature `json:"signatures"`
 	}
-	if err := json.Unmarshal(data, &envelope); err != nil {
+	if err := json.Unmarshal(data, &parts); err != nil {
 		return nil, err
 	}
-	if envelope.Signed == nil {
+	if parts.Signed == nil {
 		return nil, errors.New("it has no member signed")
 	}
-	f := &file[T]{signatures: map[string]metadata.HexBytes{}}
-	if err := json.Unmarshal(envelope.Signed, &f.Signed); err != nil {
-		return nil, err
-	}
-	for _, s := range envelope.Signatures {
-		if _, ok := f.signatures[s.KeyID]; ok {
+	e := &envelope{signed: parts.Signed, signatures: map[string]metadata.HexBytes{}}
+	for _, s := range parts.Signatures {
+		if _, ok := e.signatures[s.KeyID]; ok {
 			return nil, fmt.Errorf("key %s has two signatures", quote(s.KeyID))
 		}
-		f.signatures[s.KeyID] = s.Signature
+		e.signatures[s.KeyID] = s.Signature
 	}
 	var err error
-	f.payload, err = cjson.EncodeCanonical(envelope.Signed)
-	return f, err
+	e.payload, err = cjson.EncodeCanonical(parts.Signed)
+	return e, err
 }
 
 // grant is what a delegator says of a role: which keys sign it, and how many.
@@ -106,12 +112,12 @@ func grantOfTargets(t *metadata.TargetsType, role string) grant {
 // verifiedBy says whether enough of the keys have signed the file. A key under
 // two identifiers counts once. One that is not there, or is of a kind that is
 // not known here, counts for nothing: others may be able to use it.
-func (f *file[T]) verifiedBy(g grant) error {
+func (e *envelope) verifiedBy(g grant) error {
 	found := map[string]bool{}
 	for _, id := range g.ids {
-		sig, ok := f.signatures[id]
+		sig, ok := e.signatures[id]
 		if key := g.keys[id]; ok && key != nil {
-			if pub, der, err := publicKey(key); err == nil && verify(pub, key.Scheme, f.payload, sig) {
+			if pub, der, err := publicKey(key); err == nil && verify(pub, key.Scheme, e.payload, sig) {
 				found[der] = true
 			}
 		}

@@ -103,7 +103,7 @@ func (e *Edit) diff(keys []crypto.Signer) (Diff, error) {
 
 func (e *Edit) roleDiff(name string, keys []crypto.Signer) (RoleDiff, error) {
 	r := RoleDiff{Role: name, From: e.published.version(name), To: *fieldsOf(e.roles[name]).version}
-	data, err := encode(e.roles[name])
+	data, err := e.encode(name)
 	if err != nil {
 		return r, err
 	}

@@ -18,7 +18,7 @@ import (
 // is published is out of date, and dropped: this process was killed before it
 // could, or somebody published past it.
 func (e *Edit) addDraft() error {
-	draft, digest, err := readDraft(e.repo.path(draftDir))
+	draft, files, err := readDraft(e.repo.path(draftDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -37,20 +37,21 @@ func (e *Edit) addDraft() error {
 	for name, role := range draft {
 		e.roles[name] = role
 		e.changed[name] = true
+		e.origin[name] = files[name]
 	}
 	if len(draft) > 0 {
-		e.draft = digest
+		e.draft = draftDigest(files)
 	}
 	return e.checkDraft()
 }
 
-// readDraft reads the roles in a folder, and the digest of all of it.
-func readDraft(dir string) (roles map[string]any, digest string, err error) {
+// readDraft reads the roles in a folder, and the files that they are in.
+func readDraft(dir string) (roles map[string]any, files map[string][]byte, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	roles, files := map[string]any{}, map[string][]byte{}
+	roles, files = map[string]any{}, map[string][]byte{}
 	for _, entry := range entries {
 		file, isRole := strings.CutSuffix(entry.Name(), ".json")
 		name, err := url.PathUnescape(file)
@@ -58,21 +59,21 @@ func readDraft(dir string) (roles map[string]any, digest string, err error) {
 			continue
 		}
 		if printable(name) != name { // it goes to terminals before anybody has vouched for it
-			return nil, "", fmt.Errorf("%w: a role called %+q", ErrDraft, name)
+			return nil, nil, fmt.Errorf("%w: a role called %+q", ErrDraft, name)
 		}
 		data, err := readFile(dir, entry.Name())
 		if err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 		if err := tuf.Check(name, data); err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 		if roles[name], err = decode(name, data); err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 		files[name] = data
 	}
-	return roles, draftDigest(files), nil
+	return roles, files, nil
 }
 
 // draftDigest tells drafts apart, as sha256:HEX.

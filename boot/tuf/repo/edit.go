@@ -2,7 +2,6 @@ package repo
 
 import (
 	"crypto"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,14 +22,19 @@ type Edit struct {
 	changed   map[string]bool // which of them need signatures
 	dirty     map[string]bool // changed just now: signatures of the draft are void
 	draft     string          // digest of the draft below the change, if there is one
+
+	// origin has the files that roles were read from, published or in the draft.
+	origin map[string][]byte
 }
 
 func newEdit(r *Repo, now time.Time, p *published) *Edit {
 	e := &Edit{
 		repo: r, now: now.UTC().Truncate(time.Second), published: p,
 		roles: map[string]any{}, changed: map[string]bool{}, dirty: map[string]bool{},
+		origin: map[string][]byte{},
 	}
 	maps.Copy(e.roles, p.roles)
+	maps.Copy(e.origin, p.bytes)
 	return e
 }
 
@@ -176,7 +180,7 @@ type authority struct {
 	keys      map[string]*metadata.Key
 	keyIDs    []string
 	threshold int
-	md        any // what is to be signed
+	file      func() ([]byte, error) // what is to be signed
 }
 
 // grant returns whom a delegator lets sign a role, if it does.
@@ -238,7 +242,7 @@ func (e *Edit) authorities(name string) []authority {
 	var all []authority
 	for _, delegator := range delegators {
 		if a, ok := grant(delegator, name); ok {
-			a.md = e.roles[name]
+			a.file = func() ([]byte, error) { return e.encode(name) }
 			all = append(all, a)
 		}
 	}
@@ -261,16 +265,12 @@ func (a authority) check() error { return a.verify(a.keyIDs, a.threshold) }
 
 // verify says whether so many of the keys have signed. Another tool, or a damaged
 // draft, may have written the metadata.
-func (a authority) verify(ids []string, threshold int) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("verify: %v", r)
-		}
-	}()
-	delegator := &rootMD{Signed: metadata.RootType{Keys: a.keys, Roles: map[string]*metadata.Role{
-		a.role: {KeyIDs: ids, Threshold: threshold},
-	}}}
-	return delegator.VerifyDelegate(a.role, a.md)
+func (a authority) verify(ids []string, threshold int) error {
+	data, err := a.file()
+	if err != nil {
+		return err
+	}
+	return tuf.Verify(data, a.keys, ids, threshold)
 }
 
 // sign signs every changed role with every key that may.
@@ -309,25 +309,23 @@ func (e *Edit) anyTrusted(keys []crypto.Signer) bool {
 
 func (e *Edit) signAs(name string, a authority, key crypto.Signer) error {
 	for _, id := range a.idsOf(key) {
-		if err := signAny(e.roles[name], id, key); err != nil {
+		data, err := e.encode(name)
+		if err != nil {
+			return err
+		}
+		payload, err := tuf.Payload(data)
+		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		sig, err := sign.Bytes(key, payload)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		all := fieldsOf(e.roles[name]).signatures
+		*all = slices.DeleteFunc(*all, func(s metadata.Signature) bool { return s.KeyID == id })
+		*all = append(*all, metadata.Signature{KeyID: id, Signature: sig})
 	}
 	return nil
-}
-
-func signAny(md any, id string, key crypto.Signer) error {
-	switch m := md.(type) {
-	case *rootMD:
-		return sign.Metadata(m, id, key)
-	case *timestampMD:
-		return sign.Metadata(m, id, key)
-	case *snapshotMD:
-		return sign.Metadata(m, id, key)
-	case *targetsMD:
-		return sign.Metadata(m, id, key)
-	}
-	return errors.New("not a role")
 }
 
 func (e *Edit) status() Status {

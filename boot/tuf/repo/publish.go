@@ -21,7 +21,7 @@ import (
 func (r *Repo) publish(ctx context.Context, e *Edit) error {
 	m := r.memory
 	if e.published.roles == nil { // the first publication: its root is the operator's own
-		root, err := encode(e.roles[tuf.RoleRoot])
+		root, err := e.encode(tuf.RoleRoot)
 		if err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ func (r *Repo) publish(ctx context.Context, e *Edit) error {
 func (r *Repo) saveDraft(e *Edit) error {
 	files := map[string][]byte{}
 	for name := range e.changed {
-		data, err := encode(e.roles[name])
+		data, err := e.encode(name)
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func (r *Repo) saveDraft(e *Edit) error {
 
 // write puts a role under the name that clients ask for.
 func (e *Edit) write(dir, name string) error {
-	data, err := encode(e.roles[name])
+	data, err := e.encode(name)
 	if err != nil {
 		return err
 	}
