@@ -83,7 +83,7 @@ func (r *Repo) mayReplace(name string, f *metadata.TargetFiles) error {
 // placeTarget gives a staged file its place below the targets.
 func (r *Repo) placeTarget(staged, file string) error {
 	dst := r.path(bundle.TargetsDir, filepath.FromSlash(file))
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+	if err := r.makeTargetDir(path.Dir(file)); err != nil {
 		return err
 	}
 	r.step()
@@ -92,6 +92,26 @@ func (r *Repo) placeTarget(staged, file string) error {
 	}
 	r.step()
 	return r.syncUp(filepath.Dir(dst))
+}
+
+// makeTargetDir makes a folder below the targets, which no link leads out of.
+func (r *Repo) makeTargetDir(dir string) error {
+	if err := os.MkdirAll(r.path(bundle.TargetsDir), 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(r.path(bundle.TargetsDir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	inside, err := root.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	return inside.Close()
 }
 
 // syncUp makes the names in a folder durable, and that of the folder itself.

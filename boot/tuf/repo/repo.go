@@ -100,9 +100,10 @@ func Open(ctx context.Context, dir string, operator Operator) (*Repo, error) {
 	return r, nil
 }
 
-// lockFile locks a file, which is made for it, until it is closed.
+// lockFile locks a file, which is made for it, until it is closed. It is no link, or
+// whoever owns the folder could have it made elsewhere.
 func lockFile(ctx context.Context, name string) (*os.File, error) {
-	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", filepath.Dir(name), err)
 	}

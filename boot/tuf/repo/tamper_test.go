@@ -291,6 +291,38 @@ func TestTargetFileTampered(t *testing.T) {
 	}
 }
 
+// TestLinksElsewhere: nothing is written outside of the folder by way of a link in it.
+func TestLinksElsewhere(t *testing.T) {
+	f, outside := newFixture(t), t.TempDir()
+	v := &vandal{t: t, f: f}
+	www := t.TempDir()
+	for _, dir := range []string{f.dir, www} {
+		v.must(os.MkdirAll(filepath.Join(dir, "targets"), 0o755))
+	}
+	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "etc/a", File: f.file("a")}))
+	v.must(os.Symlink(outside, filepath.Join(f.dir, "targets", "os")))
+	v.must(os.Symlink(outside, filepath.Join(www, "targets", "etc")))
+	if _, err := f.apply(start, f.all(), repo.AddTarget(repo.Target{Name: "os/x/a", File: f.file("a")})); err == nil {
+		t.Error("added through a link")
+	}
+	if _, err := f.apply(start, f.all(), repo.AddTarget(repo.Target{Name: "os/a", File: f.file("a")})); err == nil {
+		t.Error("added through a link")
+	}
+	r := f.open()
+	if err := r.Export(t.Context(), www); err == nil {
+		t.Error("exported through a link")
+	}
+	v.must(r.Close())
+	v.must(os.Remove(filepath.Join(f.dir, ".lock")))
+	v.must(os.Symlink(filepath.Join(outside, "lock"), filepath.Join(f.dir, ".lock")))
+	if _, err := repo.Open(t.Context(), f.dir, operator(f.dir)); err == nil {
+		t.Error("locked a link")
+	}
+	if diff := cmp.Diff(map[string]string{}, tree(t, outside)); diff != "" {
+		t.Errorf("written outside:\n%s", diff)
+	}
+}
+
 // TestForeignRepository: what another tool has made, or another machine, is taken
 // over from a root that is named, and from no other.
 func TestForeignRepository(t *testing.T) {
