@@ -14,8 +14,8 @@ import (
 // agentHandler answers a caller whose certificate TLS verified and who is still admitted.
 type agentHandler func(ctx context.Context, d store.Device, decision string, body []byte) error
 
-// agent admits the holders of agent certificates. A device that was quarantined is refused although its
-// certificate has not run out.
+// agent admits the holders of agent certificates. A device that was quarantined or removed is refused although its
+// certificate has not run out. One that was removed and enrolled again has to boot first: its certificate is of before.
 func (s *Server) agent(h agentHandler) handler {
 	return func(ctx context.Context, r *http.Request, body []byte) ([]byte, error) {
 		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
@@ -27,13 +27,16 @@ func (s *Server) agent(h agentHandler) handler {
 		}
 		d, err := s.Store.Device(ctx, id.Device)
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, refuse(http.StatusForbidden, wire.CodeDevice, "", err)
+			return nil, refuse(http.StatusForbidden, wire.CodeDevice, "this device is not enrolled", err)
 		}
 		if err != nil {
 			return nil, err
 		}
 		if d.State != store.Enrolled {
 			return nil, refuse(http.StatusForbidden, wire.CodeDevice, "this device is "+string(d.State), nil)
+		}
+		if d.Confirmed.Decision == "" {
+			return nil, refuse(http.StatusForbidden, wire.CodeDevice, "this device has not proven a boot since it was enrolled; reboot it", nil)
 		}
 		if err := h(ctx, d, id.Decision, body); err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/verify"
 	"github.com/sealboot/sealboot/attest/wire"
@@ -50,6 +51,15 @@ func notAdmitted(d store.Device) string {
 	}
 }
 
+// endorsed fails if this site trusts TPM makers and none vouches for the device's EK. Anyone with a token can make keys
+// in software, and would use it up with them.
+func (s *Server) endorsed(d *wire.Device) error {
+	if s.Site.Endorsement != site.EndorsedByCertificate {
+		return nil
+	}
+	return s.verifier.Endorsed(d, s.Now())
+}
+
 // meet deals with a device that nobody enrolled: with a join token it is put on the waiting list.
 func (s *Server) meet(ctx context.Context, r *http.Request, m1 []byte, claimed *wire.Device) error {
 	ek := claimed.ID()
@@ -67,6 +77,11 @@ func (s *Server) meet(ctx context.Context, r *http.Request, m1 []byte, claimed *
 	for _, t := range tokens {
 		if !request.Joins(t.Secret) {
 			continue
+		}
+		if err := s.endorsed(claimed); err != nil {
+			s.strangers.add(stranger{s.Now(), ek, r.RemoteAddr, "join: " + err.Error()})
+			return refuse(http.StatusForbidden, wire.CodeEK, wire.Clean(err.Error())+"; an operator can vouch for this device: sealboot enrol --hash-suffices --hash "+ek,
+				fmt.Errorf("device %s would join with token %s: %w", ek, t.Name, err))
 		}
 		// Nobody had its TPM at hand: it writes its rollback floor in its first boot.
 		d := store.Device{ID: ek, EKs: []string{ek}, RepairFloor: new(int64)}

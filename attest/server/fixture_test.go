@@ -47,11 +47,17 @@ func newLab(t *testing.T) *lab {
 
 func newLabWith(t *testing.T, change func(*Server)) *lab {
 	t.Helper()
+	return newSite(t, site.EndorsedByHash, nil, change)
+}
+
+// newSite is newLabWith for a site that trusts the makers of TPMs, whose CAs roots are, or only hashes.
+func newSite(t *testing.T, endorsement string, roots []byte, change func(*Server)) *lab {
+	t.Helper()
 	devices := listen(t, "127.0.0.1:0")
 	dir := filepath.Join(t.TempDir(), "site")
 	url := "https://" + devices.Addr().String()
-	set := site.Settings{Name: "lab", URL: url, Endorsement: site.EndorsedByHash}
-	if err := site.Init(dir, set, nil, time.Now); err != nil {
+	set := site.Settings{Name: "lab", URL: url, Endorsement: endorsement}
+	if err := site.Init(dir, set, roots, time.Now); err != nil {
 		t.Fatal(err)
 	}
 	l := &lab{t: t, dir: dir, url: url, change: change}

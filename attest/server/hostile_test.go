@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -89,7 +90,9 @@ func TestAgentNeedsItsCertificate(t *testing.T) {
 func TestNoSessionOutlivesItsKey(t *testing.T) {
 	l := newLab(t)
 	id := strings.Repeat("ab", 32)
-	if err := l.store.Enrol(t.Context(), store.Device{ID: id, EKs: []string{id}, State: store.Enrolled}, store.Event{}); err != nil {
+	booted := store.Decision{Cookie: "c", ID: "d", Device: id, Expires: time.Now().Add(time.Minute), Allow: true, Ack: "mac"}
+	if err := errors.Join(l.store.Enrol(t.Context(), store.Device{ID: id, EKs: []string{id}, State: store.Enrolled}, store.Event{}),
+		l.store.Decide(t.Context(), booted), l.store.Confirm(t.Context(), booted.ID, booted.Ack)); err != nil {
 		t.Fatal(err)
 	}
 	key, err := ca.NewKey()

@@ -111,7 +111,7 @@ func (s *Store) Confirm(ctx context.Context, id, ack string) error {
 		if s.now().After(fromMillis(expires).Add(keepDecision)) {
 			return fmt.Errorf("confirm %s: %w: it comes too late", id, ErrAck)
 		}
-		r, err := tx.ExecContext(ctx, "UPDATE decisions SET acked = $1 WHERE id = $2 AND acked = 0", millis(s.now()), id)
+		r, err := tx.ExecContext(ctx, "UPDATE decisions SET acked = $1 WHERE id = $2 AND acked = 0 AND ack = $3", millis(s.now()), id, want)
 		if err := changed(r, err, errAcked); errors.Is(err, errAcked) {
 			return nil
 		} else if err != nil {

@@ -181,6 +181,36 @@ func (s *Store) SetState(ctx context.Context, id string, st State, e Event) erro
 	return s.changeDevice(ctx, id, e, "UPDATE devices SET state = $1 WHERE id = $2", string(st), id)
 }
 
+// Remove forgets a device that is not, or no longer, let in ([ErrEnrolled]), with all that it has proven. What was decided for it
+// cannot be acknowledged any more, since the same TPM may be enrolled again; its challenges stay claimed.
+func (s *Store) Remove(ctx context.Context, id string, e Event) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		if err := remove(ctx, tx, id); err != nil {
+			return fmt.Errorf("remove device %s: %w", id, err)
+		}
+		e.Device = id
+		return s.append(ctx, tx, e)
+	})
+}
+
+func remove(ctx context.Context, tx *sql.Tx, id string) error {
+	r, err := tx.ExecContext(ctx, "DELETE FROM devices WHERE id = $1 AND state <> $2", id, string(Enrolled))
+	if err := changed(r, err, ErrEnrolled); errors.Is(err, ErrEnrolled) {
+		var known int
+		if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM devices WHERE id = $1", id).Scan(&known); err != nil {
+			return err
+		}
+		if known == 0 {
+			return ErrNotFound
+		}
+		return err
+	} else if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "UPDATE decisions SET ack = '' WHERE device = $1", id)
+	return err
+}
+
 // SetLabel gives a device the operator's name for it.
 func (s *Store) SetLabel(ctx context.Context, id, label string, e Event) error {
 	return s.changeDevice(ctx, id, e, "UPDATE devices SET label = $1 WHERE id = $2", label, id)

@@ -36,6 +36,8 @@ var (
 	// ErrClaimed says that the challenge was answered before: by this server, before a
 	// restart, or by another replica.
 	ErrClaimed = errors.New("challenge was already used")
+	// ErrEnrolled says that a device is still let in, and so not removed.
+	ErrEnrolled = errors.New("device is enrolled")
 	// ErrNotEnrolled says that a device was not, or is no longer, let in.
 	ErrNotEnrolled = errors.New("device is not enrolled")
 	// ErrAck says that an acknowledgement does not belong to the decision it names.

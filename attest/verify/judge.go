@@ -150,7 +150,7 @@ func (s *Site) facts(now time.Time, m3 []byte, v *Verdict) (*Verified, error) {
 	if err := s.checkPhase(device.Phase, l.loader); err != nil {
 		return nil, err
 	}
-	_, endorsement := EKCertificate(device.EKCertificate, k.ek.Key, s.EKRoots, s.EKCAs, now)
+	endorsement := s.endorsement(device, k.ek, now)
 	if errors.Is(endorsement, ErrOtherKey) {
 		return nil, refuse(wire.CodeEK, "%v", endorsement)
 	}

@@ -119,6 +119,25 @@ func (s *Site) Challenge(now time.Time, m1 []byte, server crypto.Signer) (m2 []b
 	return m2, d, nil
 }
 
+// Endorsed tells whether a TPM maker's certificate vouches for the EK that M1 names, which [Site.Challenge] has accepted:
+// nil, or why not. That the device has this EK is not proven by it: certificates are public.
+func (s *Site) Endorsed(d *wire.Device, now time.Time) error {
+	m, err := s.keyMatchers()
+	if err != nil {
+		return err
+	}
+	ek, err := keys.MatchAny(m.EK, d.EKPublic)
+	if err != nil {
+		return err
+	}
+	return s.endorsement(d, ek, now)
+}
+
+func (s *Site) endorsement(d *wire.Device, ek *keys.Public, now time.Time) error {
+	_, err := EKCertificate(d.EKCertificate, ek.Key, s.EKRoots, s.EKCAs, now)
+	return err
+}
+
 // deviceKeys are the keys of M1, parsed and found to have the right templates.
 type deviceKeys struct {
 	ek, ak, agent *keys.Public

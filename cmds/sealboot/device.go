@@ -48,14 +48,14 @@ func newDeviceCmd() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "device",
-		Short: "List devices, allow or quarantine them, repair their floor",
+		Short: "List devices, allow, quarantine or remove them, repair their floor",
 	}
 	cmd.PersistentFlags().StringVar(&dir, "dir", "", "the site's directory")
 	if err := cmd.MarkPersistentFlagRequired("dir"); err != nil {
 		panic(err)
 	}
 	cmd.AddCommand(newDeviceListCmd(&dir), newDeviceShowCmd(&dir), newDeviceAllowCmd(&dir),
-		newDeviceQuarantineCmd(&dir), newDevicePolicyCmd(&dir), newDeviceRepairCmd(&dir), newDeviceTokenCmd(&dir))
+		newDeviceQuarantineCmd(&dir), newDeviceRemoveCmd(&dir), newDevicePolicyCmd(&dir), newDeviceRepairCmd(&dir), newDeviceTokenCmd(&dir))
 	return cmd
 }
 
@@ -231,6 +231,37 @@ func newDeviceQuarantineCmd(dir *string) *cobra.Command {
 			return changeDevice(cmd, *dir, args[0], func(ctx context.Context, db *store.Store, d store.Device) error {
 				return db.SetState(ctx, d.ID, store.Quarantined, store.Event{Kind: "state", Actor: actor(), Reason: "quarantined: " + reason})
 			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "for the audit log")
+	return cmd
+}
+
+func newDeviceRemoveCmd(dir *string) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "remove DEVICE...", Short: "Forget devices that wait or are quarantined", Args: cobra.MinimumNArgs(1),
+		Long: `Forget devices that wait or are quarantined, with all that they have proven: versions, firmware, keys, status. The audit
+log keeps its records.
+
+A removed device is a stranger: it gets nothing, and attestd refuses its agent. With a valid join token it asks again and waits; its
+hash or certificate can be enrolled again, and then it begins anew, down to the leave to format blank volumes. What was stolen
+is quarantined, not removed. A use that it took of a join token is not given back.`,
+		Example: `  sealboot device remove --dir DIR 3c5403209f87bed7 --reason "not ours"`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range args {
+				err := changeDevice(cmd, *dir, name, func(ctx context.Context, db *store.Store, d store.Device) error {
+					return db.Remove(ctx, d.ID, store.Event{Kind: "remove", Actor: actor(), Reason: reason,
+						Detail: map[string]string{"label": d.Label, "state": string(d.State), "tier": d.Tier}})
+				})
+				if errors.Is(err, store.ErrEnrolled) {
+					return fmt.Errorf("%w: sealboot device quarantine", err)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "for the audit log")

@@ -37,7 +37,17 @@ func TestDevice(t *testing.T) {
 	if code, _, stderr := sealboot("enrol", "--dir", dir, "--hash", a); code != cli.Failed || !strings.Contains(stderr, "sealboot device show") {
 		t.Errorf("enrolled twice: exit code %d, %q", code, stderr)
 	}
-	if out := must(t, "site", "audit", "--dir", dir); !strings.Contains(out, ": 8 records are whole") {
-		t.Errorf("the audit log: %q, want 8 records: two enrolled, quarantined, named, allowed", out)
+	if code, _, stderr := sealboot("device", "remove", "--dir", dir, a); code != cli.Failed || !strings.Contains(stderr, "sealboot device quarantine") {
+		t.Errorf("remove one that is enrolled: exit code %d, %q", code, stderr)
+	}
+	must(t, "device", "quarantine", "--dir", dir, a)
+	must(t, "device", "quarantine", "--dir", dir, b)
+	must(t, "device", "remove", "--dir", dir, a, b[:8], "--reason", "scrapped")
+	if out := must(t, "device", "list", "--dir", dir); strings.Contains(out, a[:16]) || strings.Contains(out, b[:16]) {
+		t.Errorf("after they were removed it lists\n%s", out)
+	}
+	must(t, "enrol", "--dir", dir, "--hash", a)
+	if out := must(t, "site", "audit", "--dir", dir); !strings.Contains(out, ": 13 records are whole") {
+		t.Errorf("the audit log: %q, want 13 records: two enrolled, quarantined, named, allowed, quarantined, removed, one enrolled", out)
 	}
 }

@@ -227,7 +227,7 @@ func newDeviceTokenCmd(dir *string) *cobra.Command {
 		Short: "Make a join token: a device that shows it may wait for your approval",
 		Long: `Make a join token and print it. A loader whose site config has it ("sealboot site config --join-token") shows
 attestd that it knows it; its machine then waits for "sealboot device allow". The token vouches for nothing: at a site
-that trusts TPM makers, a machine also needs a TPM with a certificate of one.`,
+that trusts TPM makers, a machine also needs a TPM with a certificate of one, and takes no use of the token without.`,
 		Example: `  sealboot device token --dir DIR spring --uses 50 > join.token`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

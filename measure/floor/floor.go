@@ -130,7 +130,7 @@ func (s Store) remove(ctx context.Context) error {
 	}
 	by := owner()
 	if found.Attributes.PlatformCreate {
-		// Firmware should have left nobody the platform's rights. Where it did, they remove what they have made.
+		// Firmware should keep the platform's rights to itself. Where it does not, they also remove what was made with them.
 		by.Handle = tpm2.TPMRHPlatform
 	}
 	_, err = tpm2.NVUndefineSpace{

@@ -64,7 +64,7 @@ func lockout(t testing.TB, tp *tpmtest.TPM) {
 			return
 		}
 	}
-	t.Fatal("the TPM locks nobody out")
+	t.Fatal("the TPM does not lock us out")
 }
 
 // written writes a floor by the policy, as the loader would.

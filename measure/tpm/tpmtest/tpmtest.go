@@ -87,7 +87,7 @@ func (tp *TPM) Reset(t testing.TB) {
 	startup(t, tp.TPM)
 }
 
-// Restart is a power cycle for which the TPM was told to save its state (TPM2_Shutdown(STATE)), though nobody asks for
+// Restart is a power cycle for which the TPM was told to save its state (TPM2_Shutdown(STATE)), but is not asked for
 // that state again. PCRs, locks and transient objects are as after [TPM.Reset], but the TPM counts a restart and no reset.
 func (tp *TPM) Restart(t testing.TB) {
 	t.Helper()
