@@ -17,7 +17,7 @@ KERNEL_PACKAGES = linux-source-6.1 build-essential bc flex bison libelf-dev libs
 VM_PACKAGES     = qemu-system-x86 ovmf swtpm swtpm-tools
 OS_PACKAGES     = mmdebstrap buildah skopeo docker-registry curl ca-certificates
 TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin postgresql binutils binutils-aarch64-linux-gnu \
-                  cpio zstd dnsmasq-base iproute2 qemu-utils sbsigntool
+                  cpio zstd dnsmasq-base iproute2 qemu-utils sbsigntool systemd strace
 PACKAGES        = $(KERNEL_PACKAGES) $(VM_PACKAGES) $(OS_PACKAGES) $(TEST_PACKAGES)
 
 .DEFAULT_GOAL := help

@@ -57,8 +57,9 @@ func ReadFile(path string) ([]byte, error) {
 	if fi.Size() > maxSecretFile {
 		return nil, fmt.Errorf("secret file %s has %d bytes, want at most %d", path, fi.Size(), maxSecretFile)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
-	if err != nil {
+	data := make([]byte, fi.Size()) // io.ReadAll leaves pieces behind when its buffer grows
+	if _, err := io.ReadFull(f, data); err != nil {
+		clear(data)
 		return nil, fmt.Errorf("read secret file %s: %w", path, err)
 	}
 	return data, nil

@@ -72,6 +72,7 @@ func Unmarshal(raw []byte, m Message) error {
 	if err != nil {
 		return fmt.Errorf("decode %T: %w", m, err)
 	}
+	defer clear(again) // it may hold secrets
 	if !bytes.Equal(raw, again) {
 		return fmt.Errorf("decode %T: %w: unknown, duplicate or oddly written fields", m, ErrMalformed)
 	}
@@ -83,6 +84,9 @@ func Unmarshal(raw []byte, m Message) error {
 
 // encode writes compact JSON without HTML escaping and without a trailing newline.
 func encode(v any) ([]byte, error) {
+	if s, ok := v.(*Secrets); ok {
+		return s.encode()
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

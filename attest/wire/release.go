@@ -64,42 +64,6 @@ func (r *Release) check() error {
 	)
 }
 
-// Secrets are what a device is attested for. They exist in clear only inside attestd and inside the device.
-type Secrets struct {
-	Version           int               `json:"version"`
-	SealKey           []byte            `json:"sealKey"`                     // 32 bytes; unlocks the site
-	FirstBoot         bool              `json:"firstBoot"`                   // no boot of this device was ever acknowledged
-	AgentCertificate  []byte            `json:"agentCertificate"`            // PEM
-	SiteCA            []byte            `json:"siteCA"`                      // PEM
-	AttestationResult []byte            `json:"attestationResult,omitempty"` // attestd's signed verdict, for relying parties in the OS
-	Extra             map[string][]byte `json:"extra,omitempty"`             // the operator's own secrets for the OS
-}
-
-func (*Secrets) limit() int { return MaxMessage }
-
-func (s *Secrets) check() error {
-	for name := range s.Extra {
-		if err := checkName("extra", name); err != nil {
-			return err
-		}
-	}
-	return errors.Join(
-		checkVersion(s.Version),
-		checkExact("sealKey", len(s.SealKey), 32),
-		checkSize("agentCertificate", len(s.AgentCertificate), 8<<10),
-		checkSize("siteCA", len(s.SiteCA), 8<<10),
-	)
-}
-
-// Wipe overwrites the secrets in memory.
-func (s *Secrets) Wipe() {
-	clear(s.SealKey)
-	for _, v := range s.Extra {
-		clear(v)
-	}
-	*s = Secrets{}
-}
-
 // KeySize is the size of K, the secret inside the credential, in bytes.
 const KeySize = 32
 
@@ -141,6 +105,7 @@ func OpenSecrets(k []byte, t [32]byte, decision string, box []byte) (*Secrets, e
 	defer clear(plain)
 	var s Secrets
 	if err := Unmarshal(plain, &s); err != nil {
+		s.Wipe()
 		return nil, fmt.Errorf("open secrets: %w", err)
 	}
 	return &s, nil

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sealboot/sealboot/attest/agent"
 	"github.com/sealboot/sealboot/attest/device"
+	"github.com/sealboot/sealboot/cmds/internal/guard"
 	"github.com/sealboot/sealboot/cmds/internal/version"
 	"github.com/sealboot/sealboot/measure/tpm"
 )
@@ -49,6 +50,10 @@ const (
 )
 
 func main() {
+	if err := guard.NoCores(); err != nil { // the seal key passes through here
+		fmt.Fprintln(os.Stderr, "attest:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

@@ -17,6 +17,7 @@ import (
 	"github.com/sealboot/sealboot/attest/server"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/cmds/internal/cli"
+	"github.com/sealboot/sealboot/cmds/internal/guard"
 )
 
 func main() { cli.Main(newRootCmd()) }
@@ -44,6 +45,9 @@ proxy that asks who is there goes in front of it.`,
 		Example: `  attestd serve --dir /var/lib/attestd --listen :8443`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := protect(o, newLog(o, cmd.ErrOrStderr())); err != nil {
+				return err
+			}
 			return serve(cmd.Context(), o, cmd.ErrOrStderr())
 		},
 	}
@@ -52,6 +56,7 @@ proxy that asks who is there goes in front of it.`,
 	f.StringVar(&o.listen, "listen", ":8443", "address for devices, TLS")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:8480", "loopback address for the status page, metrics and audit export; \"\" for none")
 	f.StringVar(&o.evidence, "evidence", "", "directory to keep the last evidence of each device in, for auditors")
+	f.BoolVar(&o.requireLocked, "require-locked-memory", false, "end, in place of a warning, if keys could be written to swap")
 	f.BoolVar(&o.verbose, "verbose", false, "log what becomes of connections too; like all of the log, at a bounded pace")
 	for _, name := range []string{"dir", "evidence"} {
 		if err := cmd.MarkFlagDirname(name); err != nil {
@@ -67,15 +72,33 @@ proxy that asks who is there goes in front of it.`,
 type options struct {
 	dir, listen, admin string
 	evidence           string
+	requireLocked      bool
 	verbose            bool
 }
 
-func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
+// protect keeps the site's keys out of cores, swap and other processes, before they are read.
+func protect(o options, log *slog.Logger) error {
+	if err := errors.Join(guard.NoCores(), guard.Hide()); err != nil {
+		return err
+	}
+	err := guard.LockMemory()
+	if err != nil && !o.requireLocked {
+		log.Warn("keys are not protected from swap", "err", err)
+		return nil
+	}
+	return err
+}
+
+func newLog(o options, stderr io.Writer) *slog.Logger {
 	level := slog.LevelInfo
 	if o.verbose {
 		level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
+	log := newLog(o, stderr)
 	st, err := site.Load(o.dir, time.Now)
 	if err != nil {
 		return err

@@ -10,9 +10,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/cmds/internal/cli"
+	"github.com/sealboot/sealboot/cmds/internal/guard"
 )
 
-func main() { cli.Main(newRootCmd()) }
+func main() {
+	if err := guard.NoCores(); err != nil { // most of its commands read keys
+		fmt.Fprintln(os.Stderr, "sealboot:", err)
+		os.Exit(cli.Failed)
+	}
+	cli.Main(newRootCmd())
+}
 
 // requireSource says where Sealboot's sources are needed and dir does not hold them.
 func requireSource(dir string) error {

@@ -174,7 +174,9 @@ func fill(dir string, set Settings, roots []byte, now func() time.Time) error {
 		if err != nil {
 			return err
 		}
-		if err := seal.WriteFile(filepath.Join(dir, name), text); err != nil {
+		err = seal.WriteFile(filepath.Join(dir, name), text)
+		clear(text)
+		if err != nil {
 			return err
 		}
 	}
@@ -182,6 +184,7 @@ func fill(dir string, set Settings, roots []byte, now func() time.Time) error {
 	if err != nil {
 		return err
 	}
+	defer clear(cookie)
 	if err := seal.WriteFile(filepath.Join(dir, fileCookie), cookie); err != nil {
 		return err
 	}
@@ -279,6 +282,7 @@ func (s *Site) loadSecrets() error {
 	if err != nil {
 		return err
 	}
+	defer clear(cookie)
 	if len(cookie) != len(s.CookieKey) {
 		return fmt.Errorf("%s has %d bytes, want %d", fileCookie, len(cookie), len(s.CookieKey))
 	}

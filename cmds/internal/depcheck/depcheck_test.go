@@ -67,6 +67,7 @@ func firmware(command string) []string {
 // attestCommand is what "attest" may be made of, which also builds as a u-root command.
 var attestCommand = []string{
 	module + "cmds/attest",
+	module + "cmds/internal/guard", // no cores: the seal key passes through
 	module + "cmds/internal/version",
 	module + "measure",
 	module + "attest/agent",
