@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sealboot/sealboot/boot/cosign"
 	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/survey"
@@ -37,12 +38,14 @@ type Layout struct {
 	budget *survey.Budget // of the medium, for the index and what is read in search of subjects
 	mu     sync.Mutex
 	looked map[digest.Digest]subject
+	listed []ocispec.Descriptor // see loose; nil if that was not needed yet
 }
 
 // subject is what a manifest says that it is about, and of which kind it is.
 type subject struct {
 	of   digest.Digest // empty if it is about nothing, or broken
 	kind string
+	says string // what is in it, if it is a bundle: [cosign.PredicateAnnotation]
 }
 
 func newLayout(name string, f files, b *survey.Budget) *Layout {
@@ -95,7 +98,7 @@ func (l *Layout) load(ctx context.Context, reference string) error {
 func (l *Layout) only(ctx context.Context) (string, error) {
 	found := make(map[digest.Digest]bool)
 	for _, d := range l.index.Manifests {
-		if found[d.Digest] || isAttachmentTag(d.Annotations[ocispec.AnnotationRefName]) {
+		if found[d.Digest] || isAttachmentTag(d.Annotations[ocispec.AnnotationRefName]) || isSaved(d, savedSignatures, savedAttestations) {
 			continue
 		}
 		about, err := l.subject(ctx, d)
@@ -157,6 +160,7 @@ func (l *Layout) readSubject(ctx context.Context, d ocispec.Descriptor) (subject
 		Subject struct {
 			Digest digest.Digest `json:"digest"`
 		} `json:"subject"`
+		Annotations map[string]string `json:"annotations"`
 	}
 	if err := oci.Unmarshal(raw, &m); err != nil {
 		return subject{}, err
@@ -165,10 +169,11 @@ func (l *Layout) readSubject(ctx context.Context, d ocispec.Descriptor) (subject
 		return subject{}, nil
 	}
 	kind := cmp.Or(m.ArtifactType, m.Config.MediaType)
-	if len(kind) > maxKind {
-		return subject{}, fmt.Errorf("%w: artifact type of %d bytes", ErrLayout, len(kind))
+	says := m.Annotations[cosign.PredicateAnnotation]
+	if len(kind) > maxKind || len(says) > maxKind {
+		return subject{}, fmt.Errorf("%w: artifact type or annotation of %d bytes", ErrLayout, max(len(kind), len(says)))
 	}
-	return subject{m.Subject.Digest, kind}, nil
+	return subject{m.Subject.Digest, kind, says}, nil
 }
 
 // find returns the descriptor of a tag or digest. A digest that the
@@ -183,6 +188,9 @@ func (l *Layout) find(ctx context.Context, reference string) (ocispec.Descriptor
 	}
 	if isDigest {
 		return l.guess(ctx, d)
+	}
+	if m, ok := l.saved(reference); ok {
+		return m, nil
 	}
 	return ocispec.Descriptor{}, fmt.Errorf("%s: %w", reference, oci.ErrNotFound)
 }
@@ -325,6 +333,11 @@ func (l *Layout) referrers(ctx context.Context, subject ocispec.Descriptor, arti
 		}
 		list = append(list[:len(list):len(list)], x.Manifests...)
 	}
+	loose, err := l.loose(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list[:len(list):len(list)], loose...)
 	var found []ocispec.Descriptor
 	seen := make(map[digest.Digest]bool)
 	for _, d := range list {
@@ -341,6 +354,9 @@ func (l *Layout) referrers(ctx context.Context, subject ocispec.Descriptor, arti
 			continue
 		}
 		d.ArtifactType = about.kind
+		if about.says != "" { // as a registry's list has it
+			d.Annotations = map[string]string{cosign.PredicateAnnotation: about.says}
+		}
 		found = append(found, d)
 	}
 	return found, nil

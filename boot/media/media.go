@@ -42,6 +42,8 @@ type files interface {
 	// open returns the file and its size; the error for a file that is not
 	// there is fs.ErrNotExist.
 	open(name string) (*section, error)
+	// blobs calls visit with the name and the size of every blob.
+	blobs(ctx context.Context, b *survey.Budget, visit func(hex string, size int64)) error
 	io.Closer
 }
 
@@ -60,6 +62,21 @@ func (f folder) open(name string) (*section, error) {
 		return nil, err
 	}
 	return &section{io.NewSectionReader(file, 0, size), file}, nil
+}
+
+func (f folder) blobs(ctx context.Context, b *survey.Budget, visit func(string, int64)) error {
+	dir, err := f.root.OpenRoot(blobDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return b.Folder(ctx, dir, func(e fs.DirEntry) error {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() {
+			visit(e.Name(), info.Size())
+		}
+		return nil // what is gone, or cannot be looked at, is no blob
+	})
 }
 
 func (f folder) Close() error { return f.root.Close() }
@@ -122,6 +139,15 @@ func (a *archive) open(name string) (*section, error) {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	}
 	return &section{io.NewSectionReader(a.file, p.offset, p.size), io.NopCloser(nil)}, nil
+}
+
+func (a *archive) blobs(_ context.Context, _ *survey.Budget, visit func(string, int64)) error {
+	for name, p := range a.parts { // its names were paid for when it was opened
+		if hex, ok := strings.CutPrefix(name, blobDir); ok {
+			visit(hex, p.size)
+		}
+	}
+	return nil
 }
 
 func (a *archive) Close() error { return a.file.Close() }
