@@ -24,7 +24,7 @@ import (
 // and the refresh of its timestamp has to come by.
 const answerWait = 10 * time.Minute
 
-// errUnconfirmed: nobody has said yes to what would be signed.
+// errUnconfirmed: the operator has not said yes to what would be signed.
 var errUnconfirmed = errors.New("nothing was signed")
 
 // tufOperator are the flags that say who acts on a repository.

@@ -34,7 +34,7 @@ func (f *fixture) asked(state string, answer error) (r *repo.Repo, shown *repo.D
 	return r, shown
 }
 
-// TestShownBeforeSigned: whoever says no has signed nothing.
+// TestShownBeforeSigned: an operator who says no has signed nothing.
 func TestShownBeforeSigned(t *testing.T) {
 	f := newFixture(t)
 	id := func(key crypto.Signer) string {

@@ -23,7 +23,7 @@ type published struct {
 	roles    map[string]any    // parsed, by name
 	bytes    map[string][]byte // as they were verified
 	state    tuf.State
-	versions map[string]int64 // that the snapshot names, also of roles that nobody delegates to any more
+	versions map[string]int64 // that the snapshot names, also of roles that have no delegator any more
 }
 
 // version is the highest that clients know of a role, 0 if they know none.

@@ -56,7 +56,7 @@ func TestStateRefused(t *testing.T) {
 	}
 }
 
-// TestSealOfAnotherBundle: nobody seals a bundle that does not verify from his own
+// TestSealOfAnotherBundle: no operator seals a bundle that does not verify from his own
 // root, that is older than what he has seen, or whose seal says something else.
 func TestSealOfAnotherBundle(t *testing.T) {
 	f, stranger := newFixture(t), newFixture(t)

@@ -11,8 +11,8 @@
 // disk: whoever looks, and whenever the process is killed, there is the old
 // repository or the new one.
 //
-// What lies in the folder is trusted by nobody, its publisher included: a web
-// server may own it. Every change begins with following what is published as a
+// What lies in the folder is not trusted, not even by its publisher: a web server
+// may own it. Every change begins with following what is published as a
 // device would, from the root and the versions that the [Operator] remembers
 // elsewhere, and signs nothing that it has not shown him.
 //
@@ -101,7 +101,7 @@ func Open(ctx context.Context, dir string, operator Operator) (*Repo, error) {
 }
 
 // lockFile locks a file, which is made for it, until it is closed. It is no link, or
-// whoever owns the folder could have it made elsewhere.
+// the owner of the folder could have it made elsewhere.
 func lockFile(ctx context.Context, name string) (*os.File, error) {
 	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {

@@ -125,7 +125,7 @@ var attacks = map[string]func(*vandal){
 	"a key in the newest root": func(v *vandal) {
 		v.edit("2.root.json", func(s map[string]any) { v.grant(s, "targets", tuftest.NewKey(v.t).Public()) })
 	},
-	"a next root that nobody signed": func(v *vandal) {
+	"a next root without signatures of its keys": func(v *vandal) {
 		data, err := os.ReadFile(v.file("2.root.json"))
 		v.must(err)
 		v.must(os.WriteFile(v.file("3.root.json"), data, 0o644))
