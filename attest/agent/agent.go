@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/attest/agent/api"
 	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/measure/atomicfile"
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 // Key is the agent key and what can be had with it. [TPMKey] is the real one.
@@ -173,7 +174,7 @@ func (a *Agent) call(ctx context.Context, path string, in, out any) error {
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return redact.Error(err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))

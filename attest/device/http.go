@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 // Deadlines of one request, from dialling to the last byte of the answer.
@@ -37,7 +38,7 @@ func (c *Client) post(ctx context.Context, path string, body []byte, deadline ti
 		if said, ok := errors.AsType[*url.Error](err); ok {
 			err = said.Err // without the address once more
 		}
-		return nil, fmt.Errorf("ask attestd at %s: %w: %w", address, ErrUnreachable, err)
+		return nil, fmt.Errorf("ask attestd at %s: %w: %w", address, ErrUnreachable, redact.Error(err))
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage+1))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/boot/cmdline"
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 var joinToken = regexp.MustCompile(`^[A-Za-z0-9_-]{16,128}$`)
@@ -43,11 +44,11 @@ func (p *problems) ca(path, text string) {
 func (p *problems) httpURL(path, text string) *url.URL {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
-		p.addf(path, "want a URL such as https://host/path, found %q", shorten(text))
+		p.addf(path, "want a URL such as https://host/path, found %q", shorten(redact.Text(text)))
 		return nil
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		p.addf(path, "want a URL without user, query or fragment, found %q", shorten(u.Redacted()))
+		p.addf(path, "want a URL without user, query or fragment, found %q", shorten(redact.Text(text)))
 		return nil
 	}
 	return u

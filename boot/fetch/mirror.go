@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 // Mirror is one place that serves blobs.
@@ -41,12 +43,10 @@ func (h HTTP) Get(ctx context.Context, b Blob, byteRange string) (*http.Response
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Range", byteRange)
 	resp, err := h.Client.Do(req)
-	var failed *url.Error
-	if errors.As(err, &failed) {
-		// After a redirect its URL can be one that is signed, which is a secret.
-		err = fmt.Errorf("%s: %w", failed.Op, failed.Err)
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		err = fmt.Errorf("%s: %w", failed.Op, failed.Err) // the mirror has a name
 	}
-	return resp, err
+	return resp, redact.Error(err)
 }
 
 // mirror adds what all transfers learn about a Mirror.

@@ -37,7 +37,7 @@ func (r *Remote) Referrers(ctx context.Context, subject ocispec.Descriptor, arti
 		case errors.Is(err, errdef.ErrTooManyPages):
 			yield(ocispec.Descriptor{}, fmt.Errorf("%w: a list of referrers with more than %d pages", ErrManifest, maxPages))
 		default:
-			yield(ocispec.Descriptor{}, notFound(err))
+			yield(ocispec.Descriptor{}, failure(err))
 		}
 	}
 }

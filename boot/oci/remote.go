@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/sealboot/sealboot/boot/fetch"
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 // Remote is a repository in a registry.
@@ -42,6 +43,7 @@ func NewRemote(reference string, conn Connection) (*Remote, error) {
 }
 
 // Repository gives access to everything else that oras can do, pushing included.
+// Its errors have to go through [redact.Error].
 func (r *Remote) Repository() *remote.Repository { return r.repo }
 
 // Reference is the tag or digest that the reference named; "latest" if none.
@@ -59,7 +61,7 @@ func (r *Remote) Close() { r.client.Client.CloseIdleConnections() }
 func (r *Remote) Manifest(ctx context.Context, reference string) (ocispec.Descriptor, []byte, error) {
 	desc, body, err := r.repo.Manifests().FetchReference(ctx, reference)
 	if err != nil {
-		return ocispec.Descriptor{}, nil, notFound(err)
+		return ocispec.Descriptor{}, nil, failure(err)
 	}
 	raw, err := readAll(body, desc, MaxManifest)
 	return desc, raw, err
@@ -72,7 +74,7 @@ func (r *Remote) Bytes(ctx context.Context, d ocispec.Descriptor, limit int64) (
 	}
 	body, err := r.repo.Blobs().Fetch(ctx, d)
 	if err != nil {
-		return nil, notFound(err)
+		return nil, failure(err)
 	}
 	return readAll(body, d, limit)
 }
@@ -85,12 +87,15 @@ func readAll(body io.ReadCloser, d ocispec.Descriptor, limit int64) ([]byte, err
 	}
 	raw, err := content.ReadAll(body, d)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Digest, err)
+		return nil, fmt.Errorf("%s: %w", d.Digest, redact.Error(err))
 	}
 	return raw, nil
 }
 
-func notFound(err error) error {
+// failure is what becomes of a request's error: content that is not there can be
+// told, and where the registry redirected to stays secret.
+func failure(err error) error {
+	err = redact.Error(err)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 // maxRedirects is how often one request may be sent elsewhere.
@@ -64,7 +66,8 @@ func get(ctx context.Context, client *http.Client, url, byteRange string) (*http
 	if byteRange != "" {
 		req.Header.Set("Range", byteRange)
 	}
-	return httpClient(client).Do(req)
+	resp, err := httpClient(client).Do(req)
+	return resp, redact.Error(err) // a bucket may redirect to a signed URL
 }
 
 // httpClient returns a copy of c whose redirects are few and never leave TLS.

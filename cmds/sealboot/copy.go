@@ -16,6 +16,7 @@ import (
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 func newCopyCmd() *cobra.Command {
@@ -41,7 +42,7 @@ On a volume labelled SB-MEDIA, a folder or tar file can be booted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			digest, err := runCopy(cmd.Context(), cmd.ErrOrStderr(), args[0], args[1], &from, &to)
 			if err != nil {
-				return fmt.Errorf("copying %s to %s: %w", args[0], args[1], loader.Hint(err, "--from-ca or --to-ca", "--from-plain-http or --to-plain-http"))
+				return fmt.Errorf("copying %s to %s: %w", args[0], args[1], loader.Hint(redact.Error(err), "--from-ca or --to-ca", "--from-plain-http or --to-plain-http"))
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), digest)
 			return err

@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
+	"github.com/sealboot/sealboot/measure/redact"
 )
 
 // connectionFlags are the flags that say how a registry is reached.
@@ -54,7 +55,7 @@ func (f *connectionFlags) connection() (oci.Connection, error) {
 	if f.proxy != "" {
 		u, err := url.Parse(f.proxy)
 		if err != nil {
-			return conn, fmt.Errorf("proxy: %w", err)
+			return conn, fmt.Errorf("proxy: %w", redact.Error(err))
 		}
 		conn.Proxy = u
 	}
@@ -109,7 +110,7 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 			f.numbered = cmd.Flags().Changed("image-version")
 			desc, err := f.run(cmd.Context(), cmd.ErrOrStderr(), args[0])
 			if err != nil {
-				return fmt.Errorf("publishing %s: %w", args[0], loader.Hint(err, "--ca", "--plain-http"))
+				return fmt.Errorf("publishing %s: %w", args[0], loader.Hint(redact.Error(err), "--ca", "--plain-http"))
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), desc.Digest)
 			return err
