@@ -87,6 +87,20 @@ func TestSigningAsks(t *testing.T) {
 	}
 }
 
+// TestTUFFlags: no command takes a repository without the operator's side of it, or
+// keys without a question.
+func TestTUFFlags(t *testing.T) {
+	for _, cmd := range newTUFCmd().Commands() {
+		has := func(name string) bool { return cmd.Flags().Lookup(name) != nil }
+		if strings.Contains(cmd.Use, "REPOSITORY") != has("state") {
+			t.Errorf("%s: --state is %t", cmd.Use, has("state"))
+		}
+		if has("key") != has("yes") {
+			t.Errorf("%s: --key is %t and --yes %t", cmd.Use, has("key"), has("yes"))
+		}
+	}
+}
+
 // terminal is a terminal at which somebody has typed text.
 func (s *tufSite) terminal(text string) io.Reader {
 	s.t.Helper()
