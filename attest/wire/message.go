@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 // Version is the version of the protocol that every message carries.
@@ -65,7 +67,8 @@ func Unmarshal(raw []byte, m Message) error {
 	if len(raw) > m.limit() {
 		return fmt.Errorf("decode %T: %w: %d bytes, limit %d", m, ErrTooLarge, len(raw), m.limit())
 	}
-	if err := json.Unmarshal(raw, m); err != nil {
+	// A list of "" in evidence took 60 times its own size before it was refused.
+	if err := (jsonlimit.Limits{Depth: 8, Values: 2048, Items: 1024}).Unmarshal(raw, m); err != nil {
 		return fmt.Errorf("decode %T: %w: %w", m, ErrMalformed, err)
 	}
 	again, err := encode(m)

@@ -2,13 +2,14 @@ package cosign
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 // The names that cosign gives to its forms.
@@ -72,7 +73,7 @@ func VerifySimple(payload []byte, signature string, want Demand, keys []Key) (Ke
 			} `json:"image"`
 		} `json:"critical"`
 	}
-	if err := json.Unmarshal(payload, &p); err != nil {
+	if err := jsonlimit.Usual(len(payload)).Unmarshal(payload, &p); err != nil {
 		return Key{}, fmt.Errorf("%w: payload: %w", ErrSignature, err)
 	}
 	if p.Critical.Type != simpleType || p.Critical.Image.Digest != want.Image.String() {
@@ -114,7 +115,7 @@ func parseBundle(bundle []byte) (*envelope, error) {
 		MediaType string    `json:"mediaType"`
 		Envelope  *envelope `json:"dsseEnvelope"`
 	}
-	if err := json.Unmarshal(bundle, &b); err != nil {
+	if err := jsonlimit.Usual(len(bundle)).Unmarshal(bundle, &b); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrSignature, err)
 	}
 	if b.MediaType != BundleType || b.Envelope == nil {
@@ -168,7 +169,7 @@ type statement struct {
 
 func (e *envelope) statement() (*statement, error) {
 	st := new(statement)
-	if err := json.Unmarshal(e.Payload, st); err != nil {
+	if err := jsonlimit.Usual(len(e.Payload)).Unmarshal(e.Payload, st); err != nil {
 		return nil, fmt.Errorf("%w: statement: %w", ErrSignature, err)
 	}
 	return st, nil

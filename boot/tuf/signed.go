@@ -14,6 +14,8 @@ import (
 
 	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 // file is a metadata file as it was received.
@@ -36,6 +38,9 @@ type envelope struct {
 
 // parse checks the shape of data, then its content. Nothing is verified yet.
 func parse[T metadata.Roles](role string, data []byte, check func(*T) error) (*file[T], error) {
+	if _, err := jsonlimit.Usual(len(data)).Count(data); err != nil {
+		return nil, fmt.Errorf("tuf: %s: %w: %w", role, ErrMalformed, err)
+	}
 	if err := scan(data); err != nil {
 		return nil, fmt.Errorf("tuf: %s: %w", role, err)
 	}

@@ -32,6 +32,11 @@ var (
 // MaxDict is the largest dictionary, in bytes; "xz -9" makes 64 MiB.
 const MaxDict = 128 << 20
 
+// dictsPerByte bounds the dictionaries of all blocks by what came out of them: a
+// block takes 30 bytes and its dictionary 128 MiB, which have to be cleared. What
+// xz makes has blocks of three dictionaries; one MaxDict and more is free.
+const dictsPerByte = 4
+
 // magic starts a stream, footerMagic ends it.
 const (
 	magic       = "\xfd7zXZ\x00"
@@ -44,6 +49,7 @@ var checkSizes = [16]int64{0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 
 // Copy writes the content of all streams in r to w, and reads r to its end.
 func Copy(w io.Writer, r io.Reader) error {
 	in := &counter{r: bufio.NewReaderSize(r, 64<<10)}
+	out := &output{w: w}
 	for first := true; ; first = false {
 		if err := in.skipPadding(!first); err != nil {
 			return err
@@ -51,13 +57,25 @@ func Copy(w io.Writer, r io.Reader) error {
 		if _, err := in.r.Peek(1); err == io.EOF && !first {
 			return nil
 		}
-		if err := copyStream(w, in); err != nil {
+		if err := copyStream(out, in); err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return err
 		}
 	}
+}
+
+// output knows how much was written, and what dictionaries were made for that.
+type output struct {
+	w        io.Writer
+	n, dicts int64
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	o.n += int64(n)
+	return n, err
 }
 
 // counter knows how much was read, for paddings.
@@ -123,7 +141,7 @@ func sealed(b []byte) ([]byte, error) {
 }
 
 // copyStream reads one stream: header, blocks, index and footer (2.1).
-func copyStream(w io.Writer, in *counter) error {
+func copyStream(w *output, in *counter) error {
 	head, err := in.take(12)
 	if err != nil {
 		return err
@@ -165,7 +183,7 @@ func copyStream(w io.Writer, in *counter) error {
 }
 
 // copyBlock reads one block; the first byte of its header was read (3).
-func copyBlock(w io.Writer, in *counter, size byte, check int64) error {
+func copyBlock(w *output, in *counter, size byte, check int64) error {
 	start := in.n - 1
 	rest, err := in.take(int64(size)*4 + 3)
 	if err != nil {
@@ -178,6 +196,9 @@ func copyBlock(w io.Writer, in *counter, size byte, check int64) error {
 	dict, err := dictionary(header[1:])
 	if err != nil {
 		return err
+	}
+	if w.dicts += int64(dict); w.dicts > 2*MaxDict+dictsPerByte*w.n {
+		return fmt.Errorf("%w: blocks that are much smaller than their dictionaries, which have %d MiB by now", ErrUnsupported, w.dicts>>20)
 	}
 	// The decoder reads not a byte more than its chunks have.
 	z, err := lzma.Reader2Config{DictCap: dict}.NewReader2(in)

@@ -7,6 +7,8 @@
 package heaptest
 
 import (
+	"bytes"
+	"fmt"
 	"maps"
 	"runtime"
 	"runtime/debug"
@@ -146,4 +148,30 @@ func object(size int) string {
 		s.WriteString(`":0`)
 	}
 	return s.String() + "}"
+}
+
+// Mutated calls parse with a valid input and with what becomes of it when a length in it lies: at each of up to 512
+// places, one, two, four and eight bytes are all ones, or as large as a signed number can be. Last comes the input over
+// and over, up to size bytes. It checks what each allocates in all.
+func (b Bound) Mutated(t testing.TB, name string, valid []byte, size int, parse func(raw []byte)) {
+	t.Helper()
+	b.Total(t, name, len(valid), func() { parse(valid) })
+	for at := 0; at < len(valid); at += len(valid)/512 + 1 {
+		for _, width := range []int{1, 2, 4, 8} {
+			for _, signed := range []bool{false, true} {
+				raw := slices.Clone(valid)
+				end := min(at+width, len(raw))
+				for i := at; i < end; i++ {
+					raw[i] = 0xff
+				}
+				if signed { // in either byte order
+					raw[at] = 0x7f
+					raw[end-1] = 0x7f
+				}
+				b.Total(t, fmt.Sprintf("%s, %d bytes at %d", name, width, at), len(raw), func() { parse(raw) })
+			}
+		}
+	}
+	many := bytes.Repeat(valid, max(size/max(len(valid), 1), 1))
+	b.Total(t, name+", over and over", len(many), func() { parse(many) })
 }

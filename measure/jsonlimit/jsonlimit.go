@@ -26,6 +26,12 @@ type Limits struct {
 	Items  int // of one array, or members of one object
 }
 
+// Usual are limits for a document of size bytes of which nothing else is known. Metadata of TUF that is full of targets
+// has a value for each 11 bytes, and a list of {} one for each 3; small documents may be as dense as they like.
+func Usual(size int) Limits {
+	return Limits{Depth: 32, Values: 4096 + size/8, Items: 4096 + size/8}
+}
+
 // Unmarshal is json.Unmarshal for a document within l.
 func (l Limits) Unmarshal(raw []byte, v any) error {
 	if _, err := l.Count(raw); err != nil {

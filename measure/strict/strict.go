@@ -2,7 +2,8 @@
 //
 // encoding/json is forgiving: it takes "Type" for "type", keeps the last of two equal fields, and ignores those it
 // does not know. A hostile document can therefore say one thing to a checker written in Go and another to the program
-// that acts on it. [Decode] refuses every document that two readers could understand differently.
+// that acts on it. [Decode] refuses every document that two readers could understand differently, and one with more in
+// it than its size warrants.
 package strict
 
 import (
@@ -14,6 +15,8 @@ import (
 	"reflect"
 	"strings"
 	"unicode"
+
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 const maxDepth = 16
@@ -22,6 +25,9 @@ const maxDepth = 16
 // repeated fields and anything behind the value. Fields that differ in case only count as repeated, since the decoder
 // takes one for the other.
 func Decode(raw []byte, v any) error {
+	if _, err := jsonlimit.Usual(len(raw)).Count(raw); err != nil {
+		return err
+	}
 	if err := oneReading(json.NewDecoder(bytes.NewReader(raw)), reflect.TypeOf(v), 0); err != nil {
 		return err
 	}
