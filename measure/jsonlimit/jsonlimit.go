@@ -60,7 +60,7 @@ func (l Limits) Count(raw []byte) (int, error) {
 			continue
 		case '{', '[':
 			if len(open) == l.Depth {
-				return 0, fmt.Errorf("%w: nested deeper than %d", ErrTooMuch, l.Depth)
+				return 0, fmt.Errorf("%w: it exceeded max depth %d", ErrTooMuch, l.Depth)
 			}
 			open = append(open, 1)
 		case '"':

@@ -31,8 +31,8 @@ func TestCount(t *testing.T) {
 		}
 	}
 	for raw, want := range map[string]string{
-		`[[[[]]]]`:                            "deeper than 3",
-		`{"a":{"a":{"a":{`:                    "deeper than 3",
+		`[[[[]]]]`:                            "max depth 3",
+		`{"a":{"a":{"a":{`:                    "max depth 3",
 		`[1,2,3,4,5]`:                         "more than 4 items",
 		`{"a":1,"b":2,"c":3,"d":4,"e":5}`:     "more than 4 items",
 		`[[1,2,3,4],[1,2,3,4],[1]]`:           "more than 12 values",
