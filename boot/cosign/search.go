@@ -12,13 +12,13 @@ import (
 	"github.com/sealboot/sealboot/boot/oci"
 )
 
-// What a search for signatures costs at most. Attestations have the artifact
+// What a search for signatures of one form costs at most. Attestations have the artifact
 // type of signatures, a build makes dozens of them, and whoever may push can add
 // more. What is listed is therefore not what is counted: a signature that does
 // not verify is, and what is read to find that out.
 const (
 	maxPayload  = 1 << 20 // bytes, of a payload or bundle
-	maxVerified = 64      // signatures of each form that are verified
+	maxVerified = 64      // signatures that are verified
 	maxRequests = 1024    // for manifests and blobs
 	maxRead     = 8 << 20 // bytes of them
 	maxFailures = 8       // that are told
@@ -32,9 +32,9 @@ type search struct {
 	need   int
 	found  map[string]bool // by ID
 
-	verified   int // signatures of the form that is searched
-	requests   int
-	read       int64
+	verified, requests int // for the form that is searched
+	read               int64
+
 	failures   []error
 	unanswered bool // something may come of asking again
 }
@@ -52,7 +52,7 @@ func (s *search) run(ctx context.Context) {
 		if s.done() || ctx.Err() != nil {
 			return
 		}
-		s.verified = 0
+		s.verified, s.requests, s.read = 0, 0, 0 // junk in one form must not hide the next
 		s.note(form(ctx))
 	}
 }
