@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/sealboot/sealboot/attest/device"
 	"github.com/sealboot/sealboot/attest/keys"
 	"github.com/sealboot/sealboot/measure/pcr"
@@ -40,7 +42,8 @@ func Gather(ctx context.Context, t *tpm.TPM, dir string) (*Evidence, error) {
 	}
 	for _, ek := range keys.EKs() {
 		cert, err := t.ReadNV(ctx, ek.CertIndex)
-		if errors.Is(err, tpm.ErrNoNV) {
+		// An OS can leave an index there that takes a password, say. It is none of a maker's then.
+		if _, refused := errors.AsType[tpm2.TPMRC](err); refused || errors.Is(err, tpm.ErrNoNV) || errors.Is(err, tpm.ErrNVAlgorithm) {
 			continue
 		}
 		if err != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/sealboot/sealboot/attest/wire"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )
@@ -46,6 +48,31 @@ func TestGather(t *testing.T) {
 	}
 	if _, err := Gather(t.Context(), tp.TPM, dir); err == nil || !strings.Contains(err.Error(), "read handover") {
 		t.Errorf("a folder in the place of the event log: %v", err)
+	}
+}
+
+// TestGatherPastForeignIndex: where a certificate could be, an OS with owner rights has left an index that takes a
+// password to read. The machine can be enrolled all the same, by the certificate of its maker.
+func TestGatherPastForeignIndex(t *testing.T) {
+	tp := tpmtest.Start(t, tpmtest.Options{})
+	owner := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
+	if _, err := (tpm2.NVDefineSpace{AuthHandle: owner, Auth: tpm2.TPM2BAuth{Buffer: []byte("secret")}, PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
+		NVIndex: tpmtest.P256Index, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
+		Attributes: tpm2.TPMANV{OwnerWrite: true, AuthRead: true, NoDA: true},
+	})}).Execute(tp); err != nil {
+		t.Fatal(err)
+	}
+	_, name, err := tp.NVPublic(t.Context(), tpmtest.P256Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (tpm2.NVWrite{AuthHandle: owner, NVIndex: tpm2.NamedHandle{Handle: tpmtest.P256Index, Name: name},
+		Data: tpm2.TPM2BMaxNVBuffer{Buffer: make([]byte, 8)}}).Execute(tp); err != nil {
+		t.Fatal(err)
+	}
+	e, err := Gather(t.Context(), tp.TPM, t.TempDir())
+	if err != nil || len(e.Certificates) != 1 {
+		t.Errorf("Gather() = %+v, %v; want the RSA certificate", e, err)
 	}
 }
 

@@ -194,21 +194,23 @@ func (s *Store) Remove(ctx context.Context, id string, e Event) error {
 }
 
 func remove(ctx context.Context, tx *sql.Tx, id string) error {
-	r, err := tx.ExecContext(ctx, "DELETE FROM devices WHERE id = $1 AND state <> $2", id, string(Enrolled))
-	if err := changed(r, err, ErrEnrolled); errors.Is(err, ErrEnrolled) {
-		var known int
-		if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM devices WHERE id = $1", id).Scan(&known); err != nil {
-			return err
-		}
-		if known == 0 {
-			return ErrNotFound
-		}
-		return err
-	} else if err != nil {
+	// In the order in which Confirm takes its locks.
+	if _, err := tx.ExecContext(ctx, "UPDATE decisions SET ack = '' WHERE device = $1", id); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE decisions SET ack = '' WHERE device = $1", id)
-	return err
+	r, err := tx.ExecContext(ctx, "DELETE FROM devices WHERE id = $1 AND state <> $2", id, string(Enrolled))
+	err = changed(r, err, ErrEnrolled)
+	if !errors.Is(err, ErrEnrolled) {
+		return err
+	}
+	var known int
+	if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM devices WHERE id = $1", id).Scan(&known); err != nil {
+		return err
+	}
+	if known == 0 {
+		return ErrNotFound
+	}
+	return ErrEnrolled
 }
 
 // SetLabel gives a device the operator's name for it.

@@ -255,7 +255,7 @@ is quarantined, not removed. A use that it took of a join token is not given bac
 						Detail: map[string]string{"label": d.Label, "state": string(d.State), "tier": d.Tier}})
 				})
 				if errors.Is(err, store.ErrEnrolled) {
-					return fmt.Errorf("%w: sealboot device quarantine", err)
+					return fmt.Errorf("%w: quarantine it first (sealboot device quarantine)", err)
 				}
 				if err != nil {
 					return err

@@ -46,6 +46,8 @@ var (
 	// cannot be removed with the rights of the TPM's owner, nor with those that the
 	// firmware left to everybody.
 	ErrPermanent = errors.New("what is in place of the rollback floor cannot be removed")
+	// ErrOwner means that the TPM does not accept us as its owner.
+	ErrOwner = errors.New("the TPM's owner has a password, which the loader does not know; clear the TPM in the firmware's setup")
 	// ErrClosed means that the floor cannot be changed any more in this boot: an
 	// image was measured, or the floor was locked.
 	ErrClosed = errors.New("rollback floor cannot be changed until the machine restarts")
@@ -95,7 +97,7 @@ func (s Store) provision(ctx context.Context, r Record) error {
 		return ErrExists
 	}
 	if err != nil {
-		return fmt.Errorf("define NV index %#x: %w", Index, err)
+		return fmt.Errorf("define NV index %#x: %w", Index, owned(err))
 	}
 	return s.write(ctx, 0, slot)
 }
@@ -140,7 +142,7 @@ func (s Store) remove(ctx context.Context) error {
 	if err != nil && found.Attributes.PlatformCreate {
 		return fmt.Errorf("%w: it was defined with the rights of the platform, which takes its firmware to remove: %w", ErrPermanent, err)
 	}
-	return err
+	return owned(err)
 }
 
 // Read returns the floor. Its errors [ErrMissing], [ErrRedefined],

@@ -197,6 +197,27 @@ func TestOwnFloorIsNotDestroyed(t *testing.T) {
 	})
 }
 
+// TestOwnerHasPassword: somebody gave the TPM's owner a password. No order can be carried out then, and the error says
+// what can be done.
+func TestOwnerHasPassword(t *testing.T) {
+	tp, s := provisioned(t)
+	if _, err := (tpm2.HierarchyChangeAuth{AuthHandle: owner(), NewAuth: tpm2.TPM2BAuth{Buffer: []byte("secret")}}).Execute(tp); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, s, base())
+	if err := s.Repair(t.Context(), Record{}); !errors.Is(err, ErrOwner) || Destroyed(err) {
+		t.Errorf("Repair() = %v; want ErrOwner", err)
+	}
+	expect(t, s, base())
+	empty := Store{TPM: tpmtest.Start(t, tpmtest.Options{Identity: 9}).TPM}
+	if _, err := (tpm2.HierarchyChangeAuth{AuthHandle: owner(), NewAuth: tpm2.TPM2BAuth{Buffer: []byte("secret")}}).Execute(empty.TPM); err != nil {
+		t.Fatal(err)
+	}
+	if err := empty.Provision(t.Context(), base()); !errors.Is(err, ErrOwner) {
+		t.Errorf("Provision() = %v; want ErrOwner", err)
+	}
+}
+
 // TestUnknownNameAlgorithm: a TPM can know digests that we do not, such as SM3, and an index can be named by one.
 func TestUnknownNameAlgorithm(t *testing.T) {
 	tp, s := provisioned(t)

@@ -170,6 +170,14 @@ func closed(err error) error {
 	return err
 }
 
+// owned adds [ErrOwner] to the errors by which a TPM says that its owner's authorization value is not empty.
+func owned(err error) error {
+	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
+		return fmt.Errorf("%w: %w", ErrOwner, err)
+	}
+	return err
+}
+
 func owner() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
 }
