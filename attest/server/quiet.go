@@ -51,8 +51,19 @@ func newPace(rate, burst, networks float64) pace {
 	return pace{newNetworkLimiter(rate, burst), newLimiter[string](networks*rate, networks*burst)}
 }
 
+// allow asks for all networks first, so that a device gets no more buckets than it has tokens, however many networks
+// somebody has. What one network is refused is given back.
 func (p pace) allow(device string, from netip.Prefix, now time.Time) bool {
-	return p.each.allow(device, from, now) && (p.all == nil || p.all.allow(device, now))
+	if p.all != nil && !p.all.allow(device, now) {
+		return false
+	}
+	if p.each.allow(device, from, now) {
+		return true
+	}
+	if p.all != nil {
+		p.all.spend(device, -1, now)
+	}
+	return false
 }
 
 // quiet paces what is written of devices, and counts the rest.

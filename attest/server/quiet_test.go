@@ -270,3 +270,32 @@ func TestStrangersFromOneCustomer(t *testing.T) {
 		t.Errorf("%d on the list, from %q to %q; want %d, with the box and the newest", len(list), list[0].EK, list[len(list)-1].EK, maxStrangers)
 	}
 }
+
+// TestPaceOfADevice asks in many networks for one device, then for another: the first has no more buckets than tokens,
+// what one network is refused costs the device nothing, and the other has all of its own.
+func TestPaceOfADevice(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := newPace(1.0/60, 5, 4)
+	count := func(device string, networks, each int) (n int) {
+		for i := range networks {
+			for range each {
+				if p.allow(device, network(fmt.Sprintf("10.%d.%d.1:1", i>>8, i&0xff)), now) {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	if n := count("a", 1, 1000); n != 5 {
+		t.Errorf("%d in one network, want 5", n)
+	}
+	if n := count("a", 1000, 1); n != 15 {
+		t.Errorf("%d more in others, want 15", n)
+	}
+	if n := len(p.each[0].buckets); n != 16 {
+		t.Errorf("%d buckets, want 16", n)
+	}
+	if n := count("b", 1, 10); n != 5 {
+		t.Errorf("another device has %d, want 5", n)
+	}
+}

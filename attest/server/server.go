@@ -152,8 +152,10 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 	for _, l := range all {
 		err = errors.Join(err, l.server.Shutdown(drain))
 	}
-	s.tell(drain)
-	s.log.tell(drain, s.Now())
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), handleTimeout)
+	defer cancelLast()
+	s.tell(last)
+	s.log.tell(last, s.Now())
 	if err != nil {
 		return fmt.Errorf("attestd: %w", err)
 	}

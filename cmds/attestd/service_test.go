@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/attest/wire"
 )
 
 const unit = "attestd.service"
@@ -112,6 +114,7 @@ func TestRunAsService(t *testing.T) {
 		t.Errorf("its memory is open to its user: %v %v", fi, err)
 	}
 	d.answers(t)
+	d.asks(t)
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -249,6 +252,25 @@ func (d *daemon) answers(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("healthz: %s\n%s", resp.Status, d.log(t))
+	}
+}
+
+// asks sends what is no message to where devices ask.
+func (d *daemon) asks(t *testing.T) {
+	t.Helper()
+	at := regexp.MustCompile(`msg=serving .*listen=(\S+)`).FindStringSubmatch(d.log(t))
+	if at == nil {
+		t.Fatalf("it does not serve:\n%s", d.log(t))
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // it is ours
+	defer tr.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: tr}).Post("https://"+at[1]+wire.PathHello, wire.ContentType, strings.NewReader("{}"))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, d.log(t))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("a hello that is none: %s", resp.Status)
 	}
 }
 
