@@ -48,6 +48,7 @@ func parse[T metadata.Roles](role string, data []byte, check func(*T) error) (*f
 	f := &file[T]{envelope: e}
 	if err == nil {
 		err = json.Unmarshal(e.signed, &f.Signed)
+		e.signed = nil // megabytes, and parsed now
 	}
 	if err == nil {
 		err = check(&f.Signed)
