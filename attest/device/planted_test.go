@@ -62,19 +62,25 @@ func plantCertificate(t *testing.T, m *machine, kind keys.EK, public *tpm2.TPMTP
 	if err != nil {
 		t.Fatal(err)
 	}
+	plantNV(t, m, kind.CertIndex, der)
+}
+
+// plantNV has it define and write an NV index.
+func plantNV(t *testing.T, m *machine, index tpm2.TPMHandle, data []byte) {
+	t.Helper()
 	if _, err := (tpm2.NVDefineSpace{AuthHandle: asOwner, PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
-		NVIndex: kind.CertIndex, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(der)),
+		NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(data)),
 		Attributes: tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, AuthRead: true, NoDA: true},
 	})}).Execute(m); err != nil {
 		t.Fatal(err)
 	}
-	for offset := 0; offset < len(der); offset += 512 {
-		_, name, err := m.NVPublic(t.Context(), kind.CertIndex)
+	for offset := 0; offset < len(data); offset += 512 {
+		_, name, err := m.NVPublic(t.Context(), index)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (tpm2.NVWrite{AuthHandle: asOwner, NVIndex: tpm2.NamedHandle{Handle: kind.CertIndex, Name: name},
-			Data: tpm2.TPM2BMaxNVBuffer{Buffer: der[offset:min(offset+512, len(der))]}, Offset: uint16(offset)}).Execute(m); err != nil {
+		if _, err := (tpm2.NVWrite{AuthHandle: asOwner, NVIndex: tpm2.NamedHandle{Handle: index, Name: name},
+			Data: tpm2.TPM2BMaxNVBuffer{Buffer: data[offset:min(offset+512, len(data))]}, Offset: uint16(offset)}).Execute(m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,6 +149,17 @@ func TestPlantedEK(t *testing.T) {
 				}
 			}
 			check("other persistent keys, with certificates")
+			// The TCG's profile lets a maker change the template by these.
+			plantNV(t, m, 0x01c00003, []byte("nonce of RSA-2048"))
+			plantNV(t, m, 0x01c00004, tpm2.Marshal(*planted[0]))
+			plantNV(t, m, 0x01c0000b, []byte("nonce of P-256"))
+			plantNV(t, m, 0x01c0000c, tpm2.Marshal(*planted[1]))
+			for i, index := range []tpm2.TPMHandle{2: 0x01c00017, 3: 0x01c00013, 4: 0x01c00015} {
+				if index != 0 {
+					plantNV(t, m, index, tpm2.Marshal(*planted[i]))
+				}
+			}
+			check("other templates and nonces")
 		})
 	}
 }
