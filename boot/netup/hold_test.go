@@ -28,7 +28,7 @@ func TestHold(t *testing.T) {
 		lasted time.Duration
 		most   int // questions
 	}{
-		{"nobody answers", func(time.Duration, bool) error { return silent }, terms{}, "not renewed in time", time.Hour, 100},
+		{"no server answers", func(time.Duration, bool) error { return silent }, terms{}, "not renewed in time", time.Hour, 100},
 		{"taken back", func(time.Duration, bool) error { return errTakenBack }, terms{}, "took it back", 30 * time.Minute, 1},
 		{"renewed for ever", func(time.Duration, bool) error { return nil }, terms{}, "deadline", 24 * time.Hour, 1},
 		{"renewed again and again", func(time.Duration, bool) error { return nil }, hour, "deadline", 24 * time.Hour, 48},
@@ -109,4 +109,23 @@ func TestShunned(t *testing.T) {
 			t.Errorf("a server that changes its name fills the list: %d", len(s.servers))
 		}
 	})
+}
+
+// TestTurns has a network lead nowhere round after round, with the server that
+// answers first in each.
+func TestTurns(t *testing.T) {
+	var last *keeper
+	var got []string
+	for _, server := range []string{"a", "a", "b", "b", "a", "a", "b", "", "b", "c"} {
+		k := &keeper{port: &port{shun: new(shunned)}, got: &result{lease: lease{server: server}}}
+		if last != nil {
+			k.port.shun.servers, k.suspect = last.shun()
+		}
+		got = append(got, fmt.Sprintf("%s not %v", server, k.port.shun.servers))
+		last = k
+	}
+	want := []string{"a not []", "a not []", "b not [a]", "b not [a]", "a not [a b]", "a not [a b]", "b not [a]", " not [a]", "b not [a]", "c not [a]"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("turns (-want +got):\n%s", d)
+	}
 }

@@ -22,6 +22,8 @@ type keeper struct {
 	mtus  map[string]int
 	hints *raHints
 
+	suspect string // the server that led nowhere in the round before
+
 	mu  sync.Mutex
 	got *result // what the port has now
 
@@ -130,15 +132,19 @@ func (k *keeper) resolve(dns []netip.Addr) {
 	}
 }
 
-// shun are the servers to be heard last by the network that follows this one.
-// When everybody has had a turn, it begins again.
-func (k *keeper) shun() []string {
+// shun are the servers to be heard last by the network that follows this one, and
+// the one that is next if it leads nowhere again. A server has a second chance:
+// more often than the network, it is a registry that was away for a moment. When
+// all have had their turns, it begins again.
+func (k *keeper) shun() (servers []string, suspect string) {
 	server, before := k.current().lease.server, k.port.shun.servers
 	switch {
 	case server == "": // static
-		return before
+		return before, ""
+	case server != k.suspect:
+		return before, server
 	case slices.Contains(before, server):
-		return []string{server}
+		return []string{server}, ""
 	}
-	return append(slices.Clone(before), server)
+	return append(slices.Clone(before), server), ""
 }

@@ -95,7 +95,7 @@ func extend(ctx context.Context, l lease, given time.Time) (terms, error) {
 }
 
 // A shunned list names servers whose answers led nowhere. They are heard last:
-// until then, anybody else's answer is taken before theirs.
+// until then, the answer of any other server is taken.
 type shunned struct {
 	servers []string
 	until   time.Time

@@ -11,7 +11,7 @@
 // Nor does the first answer bind for ever: a server in the wrong place may be the
 // quicker one. A lease is kept as long as its server renews it and given up when
 // it ends, and a caller that got nowhere makes the network anew with
-// [Options.Before], where the servers that led there are heard last.
+// [Options.Before], where a server that led there twice running is heard last.
 package netup
 
 import (
@@ -46,7 +46,7 @@ type Options struct {
 	// /etc/resolv.conf.
 	ResolvConf string
 	// Before is the network that this one replaces: Up closes it, takes back what
-	// it has set, and hears its servers last. It may be nil.
+	// it has set, and hears a server that led nowhere twice running last. It may be nil.
 	Before *Network
 	// Report learns what becomes of the network later, such as a lease that ended;
 	// nil drops it.
@@ -131,13 +131,13 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
-	mtus := o.Before.prepare(ports, o.LeaseTimeout)
+	mtus, suspect := o.Before.prepare(ports, o.LeaseTimeout)
 	got, err := race(ctx, ports, o)
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
 	n := got.network()
-	n.keeper = &keeper{port: got.port, o: o, mtus: mtus, hints: got.hints, got: got}
+	n.keeper = &keeper{port: got.port, o: o, mtus: mtus, suspect: suspect, hints: got.hints, got: got}
 	if len(host.DNS) > 0 {
 		n.DNS = parseAddrs(host.DNS)
 		n.keeper.dns = n.DNS
@@ -155,12 +155,13 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 
 // prepare tells the ports what the network before has taught: whom to hear last,
 // and what their MTU was. A third of the time goes to servers that are not known
-// yet. It returns the MTUs for the network after.
-func (n *Network) prepare(ports []*port, timeout time.Duration) map[string]int {
+// yet. It returns what the network after this one has to know.
+func (n *Network) prepare(ports []*port, timeout time.Duration) (mtus map[string]int, suspect string) {
 	shun := new(shunned)
-	mtus := make(map[string]int)
+	mtus = make(map[string]int)
 	if n != nil && n.keeper != nil {
-		shun = &shunned{n.keeper.shun(), time.Now().Add(timeout / 3)}
+		shun.servers, suspect = n.keeper.shun()
+		shun.until = time.Now().Add(timeout / 3)
 		maps.Copy(mtus, n.keeper.mtus)
 	}
 	for _, p := range ports {
@@ -170,7 +171,7 @@ func (n *Network) prepare(ports []*port, timeout time.Duration) map[string]int {
 		}
 		p.shun, p.mtu = shun, mtus[a.Name]
 	}
-	return mtus
+	return mtus, suspect
 }
 
 // race configures all ports at once and returns the first that is ready. The
