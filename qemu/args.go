@@ -54,8 +54,24 @@ func (c *Config) args(accel Accel, vars string) []string {
 		a = append(a, "-chardev", fmt.Sprintf("socket,id=tpm,fd=%d", fdTPM),
 			"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
+	if c.IOMMU { // before the devices that go through it
+		machine := slices.Index(a, "-machine") + 1
+		if accel == KVM {
+			a[machine] += ",kernel-irqchip=split"
+		}
+		a = slices.Insert(a, machine+1, "-device", "intel-iommu,intremap=on",
+			"-device", fmt.Sprintf("pcie-root-port,id=bridge,addr=%#x", slotNet))
+	}
 	a = append(a, c.bootArgs()...)
-	return append(a, c.networkArgs()...)
+	a = append(a, c.networkArgs()...)
+	if c.IOMMU {
+		for i, s := range a {
+			if strings.HasPrefix(s, "virtio-") {
+				a[i] += ",disable-legacy=on,iommu_platform=on"
+			}
+		}
+	}
+	return a
 }
 
 // Model names everything of the machine that firmware may measure. Paths in c are
@@ -113,6 +129,9 @@ func (c *Config) networkArgs() []string {
 	for _, f := range c.Forward {
 		fmt.Fprintf(&net, ",hostfwd=tcp:127.0.0.1:%d-:%d", f.Host, f.Guest)
 	}
-	return []string{"-netdev", net.String(),
-		"-device", fmt.Sprintf("virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:5e:a1:01,romfile=,addr=%#x", slotNet)}
+	place := fmt.Sprintf("addr=%#x", slotNet)
+	if c.IOMMU {
+		place = "bus=bridge,addr=0x0"
+	}
+	return []string{"-netdev", net.String(), "-device", "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:5e:a1:01,romfile=," + place}
 }

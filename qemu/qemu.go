@@ -69,6 +69,10 @@ type Config struct {
 	// Forward makes ports of the guest reachable on this machine's loopback.
 	Forward []Forward
 
+	// IOMMU gives the machine Intel's, which all its virtio devices go through, and
+	// puts the network card behind a bridge.
+	IOMMU bool
+
 	// FWCfg are files handed to the guest by name through fw_cfg; names must
 	// begin with "opt/".
 	FWCfg map[string]string

@@ -189,17 +189,20 @@ func TestNetworkReachesLoopback(t *testing.T) {
 	}()
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	for _, tt := range []struct {
-		name     string
-		isolated bool
-		want     string
+		name            string
+		isolated, iommu bool
+		want            string
 	}{
-		{"open", false, `guest: got "from the host"`},
-		{"isolated", true, `guest: failed: dial tcp`},
+		{"open", false, false, `guest: got "from the host"`},
+		{"isolated", true, false, `guest: failed: dial tcp`},
+		{"behind a bridge and an IOMMU", false, true, `guest: got "from the host"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := machine(t, "guest.do=net guest.dial=10.0.2.2:"+port)
-			c.Isolated = tt.isolated
-			expect(t, start(t, c), regexp.QuoteMeta(tt.want))
+			c.Isolated, c.IOMMU = tt.isolated, tt.iommu
+			vm := start(t, c)
+			expectIOMMU(t, vm, tt.iommu)
+			expect(t, vm, regexp.QuoteMeta(tt.want))
 		})
 	}
 }
@@ -222,10 +225,26 @@ func TestSecondSerialPort(t *testing.T) {
 	}
 }
 
+// expectIOMMU finds the kernel's IOMMU on, with the machine's devices in it, or none.
+func expectIOMMU(t *testing.T, vm *qemu.VM, on bool) {
+	t.Helper()
+	want := `guest: iommus \[\] with 0 groups`
+	if on {
+		want = `guest: iommus \["dmar0"\] with [1-9]\d* groups`
+	}
+	expect(t, vm, want)
+}
+
+// TestKexecWithIOMMU starts a second kernel where the first one has the IOMMU on,
+// which must not be in the way of the second one's devices.
+func TestKexecWithIOMMU(t *testing.T) { testKexec(t, true) }
+
 // TestKexec starts a second kernel and finds the firmware's event log whole and
 // the PCRs unchanged there. The image that kexec copies to its place must not
 // overwrite what else the second kernel finds by firmware's pointers.
-func TestKexec(t *testing.T) {
+func TestKexec(t *testing.T) { testKexec(t, false) }
+
+func testKexec(t *testing.T, iommu bool) {
 	path, initrd := guestFiles(t)
 	image, err := os.ReadFile(path)
 	if err != nil {
@@ -236,17 +255,19 @@ func TestKexec(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := machine(t, "guest.do=kexec")
-	c.Disks = []qemu.Disk{{Path: disk, ReadOnly: true}}
+	c.Disks, c.IOMMU = []qemu.Disk{{Path: disk, ReadOnly: true}}, iommu
 	vm := start(t, c)
 	size := expect(t, vm, `guest: event log (\d+) bytes`)[1]
 	pcr4 := expect(t, vm, `guest: pcr 4 (\w+)`)[1]
 	if place := expect(t, vm, `guest: memory attributes table in "([^"]*)"`)[1]; place != "Reserved" {
 		t.Errorf("firmware's memory attributes table is in %q, where kexec writes; want it in %q", place, "Reserved")
 	}
+	expectIOMMU(t, vm, iommu)
 	expect(t, vm, `guest: loaded in`)
 	expect(t, vm, `guest: cmdline .*guest.second`)
 	expect(t, vm, `guest: event log `+size+` bytes`)
 	expect(t, vm, `guest: pcr 4 `+pcr4)
+	expectIOMMU(t, vm, iommu)
 	wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
 }
 

@@ -108,6 +108,15 @@ func facts() error {
 		return err
 	}
 	fmt.Printf("guest: memory attributes table in %q\n", place)
+	iommus, err := names("/sys/class/iommu")
+	if err != nil {
+		return err
+	}
+	groups, err := names("/sys/kernel/iommu_groups")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("guest: iommus %q with %d groups of devices\n", iommus, len(groups))
 	now, err := os.ReadFile("/sys/class/rtc/rtc0/date")
 	if err != nil {
 		return err
@@ -121,6 +130,18 @@ func facts() error {
 		fmt.Printf("guest: fw_cfg %s %q\n", name, value)
 	}
 	return nil
+}
+
+// names are those in a folder, if there is one.
+func names(dir string) (all []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all, nil
 }
 
 // printLines prints more than fits into a serial port's buffers.

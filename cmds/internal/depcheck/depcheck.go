@@ -1,6 +1,6 @@
 // Package depcheck pins what a command is made of, and what a package may reach.
 // What goes into firmware is flashed, measured and trusted, so nothing gets in
-// there by accident; what judges bytes must not have a way to ask anybody else.
+// there by accident; what judges bytes must have no way to ask for more.
 //
 // Dependencies are followed to their end: a package that is kept out by name comes
 // back by way of a helper, and then a list of direct imports still looks right.

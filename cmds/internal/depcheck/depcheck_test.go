@@ -146,7 +146,7 @@ var impure = []Excuse{
 	{"golang.org/x/sys/unix", "unsafe", "see tpmutil"},
 	{"github.com/klauspost/compress/zstd", "log", "messages of a debug switch that is off when it is compiled"},
 	{"github.com/klauspost/compress/internal/le", "unsafe", "reads words of a slice whose length was checked"},
-	{"github.com/ulikunitz/xz/internal/xlog", "os", "the level of its messages, which nobody asks for"},
+	{"github.com/ulikunitz/xz/internal/xlog", "os", "where its messages would go, which are off"},
 }
 
 // TestPure pins what docs/architecture.md calls pure: judging does no I/O and
