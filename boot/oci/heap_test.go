@@ -66,3 +66,34 @@ func TestRegistryHeap(t *testing.T) {
 		})
 	}
 }
+
+// TestCredentialsHeap: what gives out tokens is on the network, and a docker config.json may come from a medium.
+func TestCredentialsHeap(t *testing.T) {
+	heaptest.Bound{Fixed: 4 << 20, PerByte: 24}.JSON(t, `{"auths":%s}`, 1<<20, func(raw []byte) {
+		if _, err := NewRemote("registry.example/name:tag", Connection{DockerConfig: raw}); err != nil {
+			return // refused
+		}
+	})
+	heaptest.Bound{Fixed: 16 << 20, PerByte: 4}.JSON(t, `{"token":%s}`, 4<<20, func(raw []byte) {
+		var server *httptest.Server
+		server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/token" {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="`+server.URL+`/token",service="s"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			if _, err := w.Write(raw); err != nil {
+				return // refused
+			}
+		}))
+		defer server.Close()
+		repo, err := NewRemote(strings.TrimPrefix(server.URL, "http://")+"/name:tag", Connection{PlainHTTP: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer repo.Close()
+		if _, _, err := repo.Manifest(t.Context(), "tag"); err == nil {
+			t.Error("a manifest without a token")
+		}
+	})
+}

@@ -13,6 +13,8 @@ import (
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
+
+	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
 // Connection says how registries are reached. Its zero value is HTTPS with
@@ -50,6 +52,10 @@ func (c Connection) client(host string) (*auth.Client, error) {
 	}
 	credential := c.Credential
 	if len(c.DockerConfig) > 0 {
+		_, err := jsonlimit.Usual(len(c.DockerConfig)).Count(c.DockerConfig)
+		if err != nil {
+			return nil, fmt.Errorf("registry credentials: docker config.json: %w", err)
+		}
 		store, err := credentials.NewMemoryStoreFromDockerConfig(c.DockerConfig)
 		if err != nil {
 			// The decoder's error may quote the secret.

@@ -162,3 +162,20 @@ func walkOnly(ctx context.Context, raw []byte) (n int, err error) {
 	err = NewBudget().Tar(ctx, bytes.NewReader(raw), int64(len(raw)), func(*tar.Header, int64) error { n++; return nil })
 	return n, err
 }
+
+// FuzzTar: a walk ends, spends no more than it has, and gives offsets within the file.
+func FuzzTar(f *testing.F) {
+	f.Add(tarOf(f, tar.Header{Name: "a", Size: 3}, tar.Header{Name: strings.Repeat("b", 200)}))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		n := 0
+		err := (&Budget{names: 4, bytes: 16 << 10}).Tar(t.Context(), bytes.NewReader(raw), int64(len(raw)), func(h *tar.Header, offset int64) error {
+			if n++; offset < 0 || offset > int64(len(raw)) || len(h.Name) > maxName {
+				t.Errorf("%d bytes of name at %d in %d bytes", len(h.Name), offset, len(raw))
+			}
+			return nil
+		})
+		if n > 4 {
+			t.Errorf("%d entries for a budget of 4: %v", n, err)
+		}
+	})
+}

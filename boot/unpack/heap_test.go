@@ -27,7 +27,7 @@ func TestHeap(t *testing.T) {
 		}
 		return list
 	}
-	const n = 500
+	const n = 1000
 	for name, entries := range map[string][]entry{
 		"whiteouts, deep":           each(n/5, func(i int) entry { return regular(deep(i, 1000)+".wh.x", "") }),
 		"whiteouts, as deep as can": each(n, func(i int) entry { return regular(deep(i, 120)+".wh.x", "") }),
@@ -46,6 +46,18 @@ func TestHeap(t *testing.T) {
 			_, err := RAMRoot(context.Background(), nothing{}, []Layer{layer}, Options{MaxBytes: budget, Keep: func(string) bool { return true }})
 			if err == nil {
 				t.Logf("%s: taken", name)
+			}
+		})
+	}
+}
+
+// TestWindowHeap: the head of a zstd frame asks for a window, and a layer of a few bytes may have one of 128 MiB.
+func TestWindowHeap(t *testing.T) {
+	for bits := byte(20); bits <= 31; bits++ {
+		raw := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, (bits - 10) << 3, 2, 0, 16, 'x'} // and a block that is one byte, 128 KiB times
+		heaptest.Bound{Fixed: maxWindow + 32<<20}.Total(t, fmt.Sprintf("window 2^%d", bits), len(raw), func() {
+			if _, err := RAMRoot(context.Background(), nothing{}, []Layer{blob(raw)}, Options{MaxBytes: 1 << 20}); err == nil {
+				t.Error("a broken layer was taken")
 			}
 		})
 	}
