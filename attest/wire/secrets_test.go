@@ -23,20 +23,43 @@ func TestSecretsEncoding(t *testing.T) {
 		"one":   {Extra: map[string][]byte{"x": []byte("y")}},
 		"large": {SealKey: make([]byte, 1<<20), Extra: map[string][]byte{strings.Repeat("n", 1<<16): make([]byte, 1<<16)}},
 	} {
-		got, err := encode(&s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(false)
-		if err := e.Encode(s); err != nil {
-			t.Fatal(err)
-		}
-		if want := bytes.TrimSuffix(b.Bytes(), []byte("\n")); !bytes.Equal(got, want) {
+		if got, want := encodings(t, s); !bytes.Equal(got, want) {
 			t.Errorf("%s: %.300s, want %.300s", name, got, want)
 		}
 	}
+}
+
+// encodings are ours and that of encoding/json.
+func encodings(t *testing.T, s Secrets) (got, want []byte) {
+	t.Helper()
+	got, err := encode(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cap(got) > 2*len(got)+512 {
+		t.Errorf("%d bytes were set aside for %d", cap(got), len(got))
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(s); err != nil {
+		t.Fatal(err)
+	}
+	return got, bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// FuzzSecretsEncoding takes whatever can be decoded.
+func FuzzSecretsEncoding(f *testing.F) {
+	f.Add([]byte(`{"version":1,"sealKey":"AAAA","firstBoot":true,"extra":{"a":"","\u2028":null}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var s Secrets
+		if json.Unmarshal(raw, &s) != nil {
+			return
+		}
+		if got, want := encodings(t, s); !bytes.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
 }
 
 // TestNoCopyOfSecretsStays looks for the secrets in all memory of this process after they were sealed, opened and wiped.

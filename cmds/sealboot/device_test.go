@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sealboot/sealboot/attest/server/site"
+	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 
@@ -49,5 +54,24 @@ func TestDevice(t *testing.T) {
 	must(t, "enrol", "--dir", dir, "--hash", a)
 	if out := must(t, "site", "audit", "--dir", dir); !strings.Contains(out, ": 13 records are whole") {
 		t.Errorf("the audit log: %q, want 13 records: two enrolled, quarantined, named, allowed, quarantined, removed, one enrolled", out)
+	}
+}
+
+// TestListShowsDenial: a report that came after a denial does not take its place on the list.
+func TestListShowsDenial(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "site")
+	must(t, "site", "init", "--dir", dir, "--name", "shop", "--url", "https://attestd.example:8443", "--ek-hash-only")
+	hash := strings.Repeat("a1", 32)
+	must(t, "enrol", "--dir", dir, "--hash", hash)
+	err := withStore(t.Context(), dir, func(ctx context.Context, _ *site.Site, db *store.Store) error {
+		return errors.Join(
+			db.SetAttempt(ctx, hash, store.Status{Time: time.Unix(1000, 0), Verdict: "deny", Reason: "image: no known image"}),
+			db.SetAttempt(ctx, hash, store.Status{Time: time.Unix(2000, 0), Verdict: "report", Reason: "no network"}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := must(t, "device", "list", "--dir", dir); !strings.Contains(out, "no network; denied 1970-01-01 00:16:40: image: no known image") {
+		t.Errorf("it lists\n%s", out)
 	}
 }
