@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/boot/cmdline"
+	"github.com/sealboot/sealboot/boot/platform"
 	"github.com/sealboot/sealboot/measure/redact"
 )
 
@@ -183,8 +184,10 @@ func (s *Site) checkSource(p *problems, at string, src *Source) {
 	p.ca(at+".ca", src.CA)
 	s.checkAuth(p, at, src)
 	s.checkKeys(p, at, src)
-	if src.Platform != "" && !platform.MatchString(src.Platform) {
-		p.addf(at+".platform", "want os/architecture such as linux/amd64, found %q", shorten(src.Platform))
+	if src.Platform != "" {
+		if _, err := platform.Parse(src.Platform); err != nil {
+			p.addf(at+".platform", "%v", err)
+		}
 	}
 	if src.Disk != "" && !disk.MatchString(src.Disk) {
 		p.addf(at+".disk", "want a device such as /dev/vda, PARTLABEL=name or SERIAL=number, found %q", shorten(src.Disk))
@@ -202,7 +205,6 @@ func (s *Site) checkSource(p *problems, at string, src *Source) {
 var (
 	device     = regexp.MustCompile(`^/dev/[A-Za-z0-9]+$`)
 	disk       = regexp.MustCompile(`^(/dev/[A-Za-z0-9]+|(PARTLABEL|SERIAL)=[A-Za-z0-9][A-Za-z0-9._ -]{0,71})$`)
-	platform   = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
 	registry   = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`)
 	ref        = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 	mirror     = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?/[a-z0-9][a-z0-9._/-]*$`)

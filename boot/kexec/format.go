@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/sealboot/sealboot/boot/uki"
 )
@@ -15,13 +18,21 @@ var ErrFormat = errors.New("no kernel that can be loaded")
 // CheckFormat tells early whether the kernel of an architecture (a GOARCH)
 // would refuse a file of size bytes for what it is: a kernel for another
 // architecture, or none at all. The load itself comes after the measurement,
-// where only a reset leads back. An architecture not known here takes every file,
-// and an empty one whatever is a kernel for any.
+// where only a reset leads back. Of an architecture that is not known here nothing
+// is taken, since nothing could be said of it; an empty one takes a kernel for any.
 func CheckFormat(r io.ReaderAt, size int64, arch string) error {
-	found := format(r, size)
-	want, known := map[string]string{"": bzImage + " or Image", "amd64": bzImage, "arm64": arm64Image}[arch]
+	formats := map[string]string{"amd64": bzImage, "arm64": arm64Image, "riscv64": riscvImage}
+	want, known := formats[arch]
 	switch {
-	case !known || found == want || found != "" && arch == "":
+	case arch == "":
+		want = bzImage + " or Image"
+	case !known:
+		return fmt.Errorf("%w: no format is known for the architecture %.40q, only for %s", ErrFormat, arch,
+			strings.Join(slices.Sorted(maps.Keys(formats)), ", "))
+	}
+	found := format(r, size)
+	switch {
+	case found == want || found != "" && arch == "":
 		return nil
 	case found == "":
 		found = "file of no known format"
@@ -32,6 +43,7 @@ func CheckFormat(r io.ReaderAt, size int64, arch string) error {
 const (
 	bzImage    = "x86 bzImage"
 	arm64Image = "arm64 Image"
+	riscvImage = "RISC-V Image"
 )
 
 // format names the kernel in a file of size bytes by its header, or is empty.
@@ -68,7 +80,7 @@ func header(r io.ReaderAt, size int64) string {
 	case "ARM\x64":
 		return arm64Image
 	case "RSC\x05":
-		return "RISC-V Image"
+		return riscvImage
 	}
 	return ""
 }

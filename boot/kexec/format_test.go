@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/sealboot/sealboot/boot/platform"
 	"github.com/sealboot/sealboot/boot/uki"
 	"github.com/sealboot/sealboot/boot/uki/ukitest"
 )
@@ -57,11 +59,24 @@ func TestCheckFormat(t *testing.T) {
 		"no kernel":            {text, "", "want an x86 bzImage or Image"},
 		"text":                 {text, "amd64", "no known format, 600 bytes"},
 		"nothing":              {"", "amd64", "no known format, 0 bytes"},
-		"text, who knows what": {text, "riscv64", ""},
+		"text, who knows what": {text, "riscv64", "want an RISC-V Image"},
+		"for RISC-V":           {zeros[:0x38] + "RSC\x05", "riscv64", ""},
+		"another architecture": {bzImage, "s390x", "no format is known for the architecture \"s390x\", only for amd64, arm64, riscv64"},
+		"mistyped":             {bzImage, "x86_64", "no format is known"},
 	} {
 		err := CheckFormat(strings.NewReader(tc.kernel), int64(len(tc.kernel)), tc.arch)
 		if tc.want == "" && err != nil || tc.want != "" && (!errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestEveryPlatformIsChecked: what can be named as a platform has a format.
+func TestEveryPlatformIsChecked(t *testing.T) {
+	for _, arch := range append(platform.Architectures(), runtime.GOARCH) {
+		err := CheckFormat(strings.NewReader("text"), 4, arch)
+		if !errors.Is(err, ErrFormat) || strings.Contains(err.Error(), "no format is known") {
+			t.Errorf("%s: %v", arch, err)
 		}
 	}
 }

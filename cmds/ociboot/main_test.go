@@ -24,6 +24,11 @@ import (
 // layout writes an OCI layout with one image of a kernel and an initrd.
 func layout(t *testing.T) string {
 	t.Helper()
+	return layoutOf(t, ukitest.BzImage("kernel"))
+}
+
+func layoutOf(t *testing.T, kernel string) string {
+	t.Helper()
 	dir := t.TempDir()
 	put := func(name string, data []byte) {
 		path := filepath.Join(dir, name)
@@ -38,7 +43,7 @@ func layout(t *testing.T) string {
 	}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: osimage.ArtifactLinux,
 		Config: blob(ocispec.MediaTypeEmptyJSON, "{}"),
-		Layers: []ocispec.Descriptor{blob(osimage.MediaTypeKernel, ukitest.BzImage("kernel")), blob(osimage.MediaTypeInitrd, "initrd"), blob(osimage.MediaTypeCmdline, "quiet")}}
+		Layers: []ocispec.Descriptor{blob(osimage.MediaTypeKernel, kernel), blob(osimage.MediaTypeInitrd, "initrd"), blob(osimage.MediaTypeCmdline, "quiet")}}
 	raw, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +113,24 @@ func TestDryRun(t *testing.T) {
 	code, out, _ = output(t, "--dry-run", "--tag", "v1", dir)
 	if code != loader.ExitOK || !strings.Contains(out, "PCR 12") || !strings.Contains(out, hex.EncodeToString(sum[:])) {
 		t.Errorf("exit code %d\n%s", code, out)
+	}
+}
+
+// TestMistypedPlatform: a platform that is not known never makes a boot of what is
+// no kernel.
+func TestMistypedPlatform(t *testing.T) {
+	dir := layoutOf(t, strings.Repeat("x", 600))
+	for _, platform := range []string{"linux/x86_64", "linux/amd46", "linux/aarch64", "amd64", "linux", "linux/", "/", "windows/amd64", "linux/amd64/", "linux/amd64/v9", "linux/arm64/v8/v8", "Linux/amd64"} {
+		code, out, diag := output(t, "--dry-run", "--platform", platform, dir)
+		if code != loader.ExitUsage || out != "" || !strings.Contains(diag, "linux/amd64, linux/arm64") {
+			t.Errorf("%s: exit code %d\n%s%s", platform, code, diag, out)
+		}
+	}
+	for _, platform := range []string{"", "linux/amd64", "linux/amd64/v3", "linux/arm64", "linux/arm64/v8"} {
+		code, out, diag := output(t, "--dry-run", "--platform", platform, dir)
+		if code != loader.ExitFailed || out != "" || !strings.Contains(strings.Join(strings.Fields(diag), " "), "no known format") {
+			t.Errorf("%s: exit code %d\n%s%s", platform, code, diag, out)
+		}
 	}
 }
 

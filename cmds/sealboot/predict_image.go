@@ -13,6 +13,7 @@ import (
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/platform"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 	"github.com/sealboot/sealboot/measure/event"
 )
@@ -72,6 +73,11 @@ func (o *imageFlags) predict(ctx context.Context, args []string) (*policy.Image,
 	}
 	// Loaders of this site compare the version that is signed with an image.
 	compared := slices.ContainsFunc(site.Sources, func(s config.Source) bool { return s.Type != config.SourceTUF && s.Vouched() })
+	if o.platform != "" {
+		if _, err := platform.Parse(o.platform); err != nil {
+			return nil, fmt.Errorf("--platform: %w", err)
+		}
+	}
 	if len(args) == 1 {
 		var ca []byte
 		if o.ca != "" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealboot/sealboot/boot/platform"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/image"
 	"github.com/sealboot/sealboot/boot/tuf/repo"
@@ -95,6 +96,11 @@ func (i *tufImage) check(cmd *cobra.Command) error {
 	}
 	if i.custom.Kind != "" && i.custom.Version == 0 {
 		return errors.New("an image needs an --image-version of at least 1")
+	}
+	if i.custom.Kind != "" {
+		if err := platform.CheckArchitecture(i.custom.Architecture); err != nil {
+			return fmt.Errorf("--arch: %w", err)
+		}
 	}
 	return nil
 }

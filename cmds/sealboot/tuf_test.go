@@ -94,6 +94,7 @@ func TestTUFLife(t *testing.T) {
 		{"init", in("empty")},
 		{"add", in("repo"), "x"},
 		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--oci", "r.example/os:latest"},
+		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--arch", "x86_64", "--oci", "r.example/os@" + digest},
 		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki"},
 		{"add", in("repo"), "x", in("vmlinuz"), "--image-version", "1"},
 		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki", "--image-version", "1", "--kernel", "os/1/vmlinuz"},

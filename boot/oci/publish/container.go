@@ -18,6 +18,7 @@ import (
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/boot/unpack"
+	"github.com/sealboot/sealboot/boot/unpack/rootinit"
 )
 
 // maxRoot bounds the root of a container image, in bytes.
@@ -67,7 +68,8 @@ type noter struct {
 	src       *Source
 	dst       *Target
 	version   *uint64
-	versioned int // manifests that have the version
+	versioned int  // manifests that have the version
+	inIndex   bool // it is one of several images
 }
 
 // note pushes the manifest or index d with the annotations, and all that it
@@ -94,6 +96,7 @@ func (n *noter) index(ctx context.Context, d ocispec.Descriptor) (ocispec.Descri
 	if err != nil {
 		return d, err
 	}
+	n.inIndex = true
 	changed := false
 	for i, m := range x.Manifests {
 		noted, err := n.note(ctx, m)
@@ -131,7 +134,10 @@ func (n *noter) manifest(ctx context.Context, d ocispec.Descriptor) (ocispec.Des
 	if err != nil {
 		return d, err
 	}
-	if arch != "amd64" && arch != "arm64" {
+	if _, err := rootinit.Program(arch); err != nil {
+		if !n.inIndex {
+			return d, fmt.Errorf("its config: %w", err)
+		}
 		return d, nil // no loader unpacks it; it may be a builder's attestation
 	}
 	unversioned, err := n.needsVersion(m)

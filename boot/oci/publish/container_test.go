@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -122,6 +123,15 @@ func TestContainer(t *testing.T) {
 	}
 	if again := publishes("noted", "again"); again.Digest != noted.Digest {
 		t.Error("an image with the annotation was changed")
+	}
+
+	// One whose config names an architecture that no loader knows is not published.
+	mistyped := container(t, from, "x86_64")
+	if err := from.Tag(t.Context(), mistyped, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := publish.Container(t.Context(), source(t, at("image")), target(t, at("mistyped")), nil); err == nil || !strings.Contains(err.Error(), "x86_64") {
+		t.Errorf("an image for x86_64: %v", err)
 	}
 
 	arm := container(t, from, "arm64")

@@ -34,7 +34,7 @@ func (f *Flags) Set(name, usage string) *flag.FlagSet {
 	s.BoolVar(&f.PlainHTTP, "plain-http", false, "reach the registry without TLS")
 	s.StringVar(&f.CA, "ca", "", "`FILE` with the CA certificates (PEM) to trust in place of the system's")
 	s.StringVar(&f.Cmdline, "cmdline", "", "`TEXT` to add to the image's kernel command line")
-	s.StringVar(&f.Platform, "platform", "", "`OS/ARCH` to pick from an image index (default this machine's)")
+	s.StringVar(&f.Platform, "platform", "", "`OS/ARCH`, such as linux/arm64, to pick from an image index (default this machine's)")
 	s.StringVar(&f.Site, "site", "", "site config `FILE`: attest to its attestd and hand its release over")
 	s.StringVar(&f.TPM, "tpm", "/dev/tpmrm0", "`ADDRESS` of the TPM: a device, unix:PATH or tcp:HOST:PORT")
 	s.StringVar(&f.Cache, "cache", "", "`FOLDER` for partial downloads and TUF metadata (default the volume SB-CACHE, if there is one)")
@@ -61,6 +61,9 @@ func (f *Flags) Machine(src config.Source, o Options) (*Machine, error) {
 		src.CA = string(text)
 	}
 	src.PlainHTTP, src.Platform = f.PlainHTTP, f.Platform
+	if _, err := platformOf(&src); err != nil {
+		return nil, fmt.Errorf("--platform: %w", err)
+	}
 	var err error
 	if o.Site, o.SiteRaw, err = f.site(src); err != nil {
 		return nil, err

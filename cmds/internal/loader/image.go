@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,6 +14,7 @@ import (
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/platform"
 )
 
 // A KexecFunc gives a complete image to the kernel.
@@ -60,7 +60,11 @@ func (m *Machine) wrap(i *osimage.Image) flow.Image {
 }
 
 // options are the site's wishes for an image.
-func (m *Machine) options(src *config.Source) osimage.Options {
+func (m *Machine) options(src *config.Source) (osimage.Options, error) {
+	at, err := platformOf(src)
+	if err != nil {
+		return osimage.Options{}, err
+	}
 	show := func(what string) func(done, total int64) {
 		return func(done, total int64) {
 			m.o.Console.Progress(console.Progress{Done: done, Total: total, What: what})
@@ -68,20 +72,17 @@ func (m *Machine) options(src *config.Source) osimage.Options {
 	}
 	return osimage.Options{
 		Cmdline:  m.o.Site.Cmdline,
-		Arch:     platform(src.Platform).Architecture,
+		Arch:     at.Architecture,
 		DryRun:   m.dry,
 		Progress: show("unpacked"),
 		Checked:  show("checked"),
-	}
+	}, nil
 }
 
-// platform reads "os/architecture/variant", which config has checked; empty is
-// this machine's.
-func platform(s string) (p ocispec.Platform) {
-	if s == "" {
-		return p
+// platformOf is the platform of a source; zero is this machine's.
+func platformOf(src *config.Source) (ocispec.Platform, error) {
+	if src.Platform == "" {
+		return ocispec.Platform{}, nil
 	}
-	p.OS, s, _ = strings.Cut(s, "/")
-	p.Architecture, p.Variant, _ = strings.Cut(s, "/")
-	return p
+	return platform.Parse(src.Platform)
 }

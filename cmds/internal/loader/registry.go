@@ -130,7 +130,11 @@ func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
 
 // openOCI opens an image at places, with the signature policy of src. accept may be nil.
 func (m *Machine) openOCI(ctx context.Context, src *config.Source, places []oci.Place, accept func(context.Context, *oci.Image) error) (*oci.Source, error) {
-	o := oci.Options{Places: places, Platform: platform(src.Platform), Accept: accept, Rounds: 1, Fetch: m.fetchOptions(ctx)}
+	at, err := platformOf(src)
+	if err != nil {
+		return nil, err
+	}
+	o := oci.Options{Places: places, Platform: at, Accept: accept, Rounds: 1, Fetch: m.fetchOptions(ctx)}
 	if len(src.Keys) > 0 {
 		p := cosign.Policy{Threshold: src.Threshold, Identity: src.Identity}
 		for i, der := range src.Keys {
@@ -169,7 +173,10 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 	if c.Version, err = osimage.Version(found.Manifest); err != nil {
 		return nil, err
 	}
-	o := m.options(src)
+	o, err := m.options(src)
+	if err != nil {
+		return nil, err
+	}
 	if osimage.NeedsDisk(found.Manifest) {
 		// The disk may hold the image: then its blob is not fetched.
 		if src.Disk != "" && !m.dry {

@@ -189,7 +189,10 @@ type tufTrust struct {
 
 // fromTarget makes an image of a target's files, which it takes over.
 func (m *Machine) fromTarget(src *config.Source, found *image.Image) (flow.Image, error) {
-	o := m.options(src)
+	o, err := m.options(src)
+	if err != nil {
+		return nil, errors.Join(err, found.Close())
+	}
 	switch found.Kind {
 	case image.KindLinux:
 		i, err := osimage.FromFiles(found.Kernel, found.Initrd, found.DTB, found.Cmdline, o)
