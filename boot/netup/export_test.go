@@ -7,3 +7,6 @@ func (n *Network) Renew(ctx context.Context, anyServer bool) error {
 	_, err := n.keeper.current().lease.renew(ctx, anyServer)
 	return err
 }
+
+// Remembers reports whether n keeps the network before it.
+func (n *Network) Remembers() bool { return n.keeper.o.Before != nil }

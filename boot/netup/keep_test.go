@@ -111,6 +111,9 @@ func after(what string, n *netup.Network, host *config.Host, opts netup.Options,
 			if anew, err = netup.Up(ctx, host, opts); err != nil {
 				return nil, err
 			}
+			if anew.Remembers() {
+				return nil, errors.New("a network keeps the one before it, and so all of them")
+			}
 			if opts.Before != n {
 				break
 			}

@@ -137,6 +137,7 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 		return nil, fmt.Errorf("network: %w", err)
 	}
 	n := got.network()
+	o.Before = nil // or each network would keep all before it
 	n.keeper = &keeper{port: got.port, o: o, mtus: mtus, suspect: suspect, hints: got.hints, got: got}
 	if len(host.DNS) > 0 {
 		n.DNS = parseAddrs(host.DNS)
