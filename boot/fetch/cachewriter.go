@@ -27,6 +27,9 @@ func (c *Cache) writer(p *partial, warn func(error)) *cacheWriter {
 		return nil
 	}
 	name := cacheName(p.blob)
+	if c.shuns(name) {
+		return nil
+	}
 	c.mu.Lock()
 	c.busy[name] = true
 	c.mu.Unlock()

@@ -71,7 +71,7 @@ type Sealed interface {
 type Store interface {
 	// Load returns the current metadata of a role.
 	Load(role string) ([]byte, error)
-	// Save replaces it, durably and atomically.
+	// Save replaces it, durably and atomically. An error ends the refresh.
 	Save(role string, data []byte) error
 	// LoadRoot and SaveRoot keep every root since the first, by version.
 	LoadRoot(version int64) ([]byte, error)

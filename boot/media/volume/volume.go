@@ -78,12 +78,13 @@ func (s System) mount(ctx context.Context, label string, flags uintptr) (string,
 	if err != nil {
 		return "", nil, err
 	}
-	dir := filepath.Join(s.Dir, "volume-"+strings.ToLower(label))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", nil, fmt.Errorf("mount point of volume %s: %w", label, err)
-	}
 	var errs []error
 	for _, v := range found {
+		// Each its own: a mount that was given up may still happen, and must not cover another.
+		dir := filepath.Join(s.Dir, "volume-"+strings.ToLower(label)+"-"+filepath.Base(v.dev))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return "", nil, fmt.Errorf("mount point of volume %s: %w", label, err)
+		}
 		err := within(ctx, mountsLike*s.Patience, func() error { return v.mount(dir, flags) })
 		if err == nil {
 			return dir, func() error {

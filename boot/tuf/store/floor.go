@@ -12,9 +12,9 @@ import (
 const floorFile = "floor"
 
 // Floor is the rollback floor of a device without a TPM: a file beside the
-// cache. It is weak. Whoever can write the disk can lower it, so it holds
-// against a hostile mirror and not against a thief, and a file that cannot be
-// read counts as none. Report a boot that had no better one.
+// cache. It is weak. Whoever can write the disk can lower it, or raise it above
+// everything, so it holds against a hostile mirror and not against a thief. A file that
+// cannot be read counts as none. Firmware, which needs a TPM, has no use for it. Report a boot that had no better one.
 type Floor struct {
 	mu    sync.Mutex
 	store *Store

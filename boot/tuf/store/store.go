@@ -2,7 +2,8 @@
 //
 // It promises that a power cut at any moment leaves, for every file, what was
 // there before or what was being written, complete. It does not promise that
-// the folder is honest: whoever loads from it verifies again.
+// the folder is honest: whoever loads from it verifies again. Nor does it promise that
+// the folder can be written: a [Store] says so, and a [Fallback] goes on in memory.
 //
 // The folder holds ROLE.json for every role, with the role percent-encoded and
 // the bytes as they were received, and roots/N.root for every root that was
@@ -217,6 +218,12 @@ func (m *Memory) get(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	}
 	return data, nil
+}
+
+func (m *Memory) drop(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.files, name)
 }
 
 func (m *Memory) put(name string, data []byte) error {

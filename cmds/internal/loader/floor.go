@@ -236,7 +236,7 @@ func (m *Machine) refreshFloor(s tuf.Store) tuf.Floor {
 	if m.tpm.tpm != nil {
 		return tufFloor{m.floor}
 	}
-	if disk, ok := s.(*store.Store); ok {
+	if disk, ok := s.(*store.Fallback); ok {
 		return disk.Floor()
 	}
 	return nil
@@ -261,12 +261,16 @@ func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello)
 	if !ok {
 		return r, nil
 	}
-	disk, ok := f.m.metadata(ctx).(*store.Store)
+	disk, ok := f.m.metadata(ctx).(*store.Fallback)
 	if !ok {
 		f.m.o.Console.Warn(errors.New("no TPM and no cache: an older repository would not be noticed"))
 		return r, nil
 	}
+	if err := disk.Floor().Raise(ctx, t.state); err != nil {
+		f.m.o.Console.Warn(fmt.Errorf("no TPM, and the cache does not take the rollback floor: an older repository would not be noticed: %w", err))
+		return r, nil
+	}
 	f.m.o.Console.Warn(errors.New("no TPM: the rollback floor is a file, which whoever has the disk can lower"))
 	r.Name = event.FloorDisk
-	return r, disk.Floor().Raise(ctx, t.state)
+	return r, nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/media/volume"
 	"github.com/sealboot/sealboot/boot/netup"
+	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
@@ -65,7 +66,8 @@ type Machine struct {
 	dry     bool // nothing may be changed
 
 	cacheOnce sync.Once
-	cacheRoot string // where SB-CACHE is mounted; empty without it
+	cacheRoot string    // where SB-CACHE is mounted; empty without it
+	store     tuf.Store // of metadata; nil before it is needed
 
 	closers []func() error // called last to first
 }
@@ -172,13 +174,34 @@ const (
 	fwCfgDir = "/sys/firmware/qemu_fw_cfg/by_name"
 )
 
-// hostConfig looks for the host config where a machine may have it.
+// hostConfig looks for the host config where a machine may have it. A place that has one which cannot be read ends the
+// search, and the machine boots as if it had none: an operating system can leave a folder in its place, and must not
+// keep the next one from booting by it.
 func (m *Machine) hostConfig(ctx context.Context) ([]byte, string, error) {
 	places := []config.Place{config.InEFI(efivars), config.InVolume(m.volumes.Open)}
 	if m.o.Site.Lab {
 		places = append(places, config.InFwCfg(fwCfgDir))
 	}
-	return config.FindHost(ctx, places)
+	raw, place, err := config.FindHost(ctx, places)
+	if err != nil && ctx.Err() == nil {
+		m.o.Console.Warn(fmt.Errorf("%w: going on as without a host config", err))
+		return nil, "", nil
+	}
+	return raw, place, err
+}
+
+// parseHost reads a host config that was found and measured; nil is as good as none. One that makes no sense is the same:
+// whoever can write it can also take it away.
+func (m *Machine) parseHost(raw []byte) *config.Host {
+	if raw == nil {
+		return nil
+	}
+	host, err := config.ParseHost(raw)
+	if err != nil {
+		m.o.Console.Warn(fmt.Errorf("%w: going on as without a host config", err))
+		return nil
+	}
+	return host
 }
 
 // network is the machine's network, or the one that is there already.
@@ -189,13 +212,7 @@ func (n network) Up(ctx context.Context, raw []byte) error {
 	if m.o.NoNetwork {
 		return nil
 	}
-	var host *config.Host
-	if raw != nil {
-		var err error
-		if host, err = config.ParseHost(raw); err != nil {
-			return err
-		}
-	}
+	host := m.parseHost(raw)
 	up, err := netup.Up(ctx, host, netup.Options{Before: m.up.Load(), Report: m.o.Console.Warn})
 	if err != nil {
 		return err

@@ -289,12 +289,16 @@ type stick struct {
 func (s *stick) String() string     { return "media " + s.src.Ref + s.src.Target }
 func (s *stick) NeedsNetwork() bool { return false }
 
-func (s *stick) Fetch(ctx context.Context) (c *flow.Candidate, err error) {
+func (s *stick) Fetch(ctx context.Context) (*flow.Candidate, error) {
 	dir, unmount, err := s.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, unmount()) }()
+	defer func() {
+		if err := unmount(); err != nil {
+			s.m.o.Console.Warn(err) // what was read from it has been verified
+		}
+	}()
 	if s.src.Target != "" {
 		return s.bundle(ctx, dir)
 	}

@@ -101,8 +101,15 @@ func folders(src *config.Source) (metadata, targets []string) {
 	return metadata, targets
 }
 
-// metadata is the store of verified metadata: on SB-CACHE, or in memory.
+// metadata is the store of verified metadata: on SB-CACHE as far as that can be written, else in memory.
 func (m *Machine) metadata(ctx context.Context) tuf.Store {
+	if m.store == nil {
+		m.store = m.openMetadata(ctx)
+	}
+	return m.store
+}
+
+func (m *Machine) openMetadata(ctx context.Context) tuf.Store {
 	dir := m.cacheDir(ctx, "tuf")
 	if dir == "" {
 		return new(store.Memory)
@@ -113,7 +120,7 @@ func (m *Machine) metadata(ctx context.Context) tuf.Store {
 		return new(store.Memory)
 	}
 	m.closers = append(m.closers, release)
-	return s
+	return store.NewFallback(s, m.o.Console.Warn)
 }
 
 // fromTUF refreshes, finds the target of src and makes it bootable. The version

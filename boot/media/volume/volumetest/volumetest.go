@@ -2,11 +2,14 @@
 package volumetest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/media/volume"
 )
@@ -51,6 +54,36 @@ func Ext4(t testing.TB, label string) Image {
 	}
 	run(t, "mkfs.ext4", "-q", "-F", "-L", label, img.Path)
 	return img
+}
+
+// Failing makes a file system on a disk that takes no writes any more, as one at its end does: its file is in a RAM disk that is full.
+func Failing(t testing.TB, label string) Image {
+	t.Helper()
+	needLoop(t)
+	dir := t.TempDir()
+	run(t, "mount", "-t", "tmpfs", "-o", "size=4m", "none", dir)
+	t.Cleanup(func() { run(t, "umount", dir) })
+	img := Image{Path: filepath.Join(dir, "disk.img")}
+	run(t, "cp", "--sparse=always", Ext4(t, label).Path, img.Path)
+	f, err := os.Create(filepath.Join(dir, "rest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// Mount mounts the file system on dir until the test ends.
+func (i Image) Mount(t testing.TB, dir string) {
+	t.Helper()
+	run(t, "mount", i.attach(t), dir)
+	t.Cleanup(func() { run(t, "umount", dir) })
 }
 
 // Damage overwrites all of a disk but the superblock, which has the label.
