@@ -62,7 +62,7 @@ func Failing(t testing.TB, label string) Image {
 	needLoop(t)
 	dir := t.TempDir()
 	run(t, "mount", "-t", "tmpfs", "-o", "size=4m", "none", dir)
-	t.Cleanup(func() { run(t, "umount", dir) })
+	t.Cleanup(func() { run(t, "umount", "--lazy", dir) }) // who looks at all loop devices may hold ours for a moment
 	img := Image{Path: filepath.Join(dir, "disk.img")}
 	run(t, "cp", "--sparse=always", Ext4(t, label).Path, img.Path)
 	f, err := os.Create(filepath.Join(dir, "rest"))
