@@ -16,7 +16,8 @@ const (
 	maxMajor     = 1<<12 - 1
 	maxMinor     = 1<<20 - 1
 	xattrPrefix  = "SCHILY.xattr."
-	maxXattrs    = 64 // different names that are counted
+	maxXattrs    = 64  // different names that are counted
+	maxXattrName = 255 // XATTR_NAME_MAX; no file has a longer one
 )
 
 // cleanName returns a tar name without "./" and trailing slashes; the root is
@@ -114,8 +115,11 @@ func (m *merger) convert(name string, h *tar.Header) (*cpio.Header, error) {
 func (m *merger) countXattrs(h *tar.Header) {
 	for key := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, xattrPrefix)
-		if _, known := m.stats.Xattrs[name]; ok && (known || len(m.stats.Xattrs) < maxXattrs) {
-			m.stats.Xattrs[name]++
+		if !ok || len(name) > maxXattrName {
+			continue
+		}
+		if _, known := m.stats.Xattrs[name]; known || len(m.stats.Xattrs) < maxXattrs {
+			m.stats.Xattrs[strings.Clone(name)]++ // not the whole header
 		}
 	}
 }
