@@ -177,8 +177,8 @@ type Source struct {
 type Auth struct {
 	// Registry is the host, with its port if that is not the usual one, that the
 	// credentials are shown to, and no other is. Empty means the registry of Ref. A
-	// TUF repository needs it: its targets name registries, and whoever may sign
-	// them must not choose who gets to see the site's credentials.
+	// TUF repository needs it: its targets name registries, and the signers of
+	// targets must not choose who gets to see the site's credentials.
 	Registry string `json:"registry,omitempty"`
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`

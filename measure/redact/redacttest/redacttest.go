@@ -24,7 +24,7 @@ func Redirects(t testing.TB, next http.Handler, some func(*http.Request) bool) m
 	t.Cleanup(garbage.Close)
 	handlers := map[string]http.Handler{}
 	for name, location := range map[string]string{
-		"nobody listens": "http://127.0.0.1:1/x?sig=" + secret,
+		"no server":      "http://127.0.0.1:1/x?sig=" + secret,
 		"forbidden":      refuses.URL + "/x?sig=" + secret,
 		"garbage":        garbage.URL + "/x?sig=" + secret,
 		"a password":     "http://" + secret + ":" + secret + "@127.0.0.1:1/x",
