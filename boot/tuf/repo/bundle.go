@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"crypto"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -60,19 +59,21 @@ func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files 
 	if err := addBytes(tw, bundle.SealFile, seal); err != nil {
 		return err
 	}
-	names, err := fs.Glob(os.DirFS(r.dir), bundle.MetadataDir+"/*.json")
+	names, err := fs.Glob(os.DirFS(r.path(bundle.MetadataDir)), "*.json")
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
-		names = append(names, bundle.TargetsDir+"/"+file)
-	}
-	for _, name := range names {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		if err := addFile(tw, name, r.path(filepath.FromSlash(name))); err != nil {
-			return fmt.Errorf("bundle %s: %w", name, err)
+	for _, part := range []struct {
+		dir   string
+		names []string
+	}{{bundle.MetadataDir, names}, {bundle.TargetsDir, files}} {
+		for _, name := range part.names {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			if err := r.addFile(tw, part.dir, name); err != nil {
+				return fmt.Errorf("bundle %s/%s: %w", part.dir, name, err)
+			}
 		}
 	}
 	return tw.Close()
@@ -97,7 +98,7 @@ func (r *Repo) bundleTargets(p *published, names []string) ([]string, error) {
 	files := map[string]bool{}
 	add := func(file string) error {
 		files[file] = true
-		if err := checkFile(r.path(bundle.TargetsDir, filepath.FromSlash(file)), all[file]); err != nil {
+		if err := r.checkTarget(file, all[file]); err != nil {
 			return fmt.Errorf("target file %s: %w", file, err)
 		}
 		return nil
@@ -122,7 +123,7 @@ func (r *Repo) bundleTargets(p *published, names []string) ([]string, error) {
 		if err := add(file); err != nil {
 			return nil, err
 		}
-		more, err := references(f, r.path(bundle.TargetsDir, filepath.FromSlash(file)))
+		more, err := r.references(f, file)
 		if err != nil {
 			return nil, fmt.Errorf("target %s: %w", todo[0], err)
 		}
@@ -140,8 +141,8 @@ func findTarget(published map[string]any, name string) *metadata.TargetFiles {
 	return nil
 }
 
-// references are the targets that a bootable target needs.
-func references(f *metadata.TargetFiles, file string) ([]string, error) {
+// references are the targets that a bootable target, which is in file, needs.
+func (r *Repo) references(f *metadata.TargetFiles, file string) ([]string, error) {
 	if f.Custom == nil {
 		return nil, nil
 	}
@@ -151,7 +152,7 @@ func references(f *metadata.TargetFiles, file string) ([]string, error) {
 	}
 	names := []string{custom.ReferenceValues}
 	if custom.Kind == image.KindLinux {
-		data, err := os.ReadFile(file)
+		data, err := readFile(r.path(bundle.TargetsDir), filepath.FromSlash(file))
 		if err != nil {
 			return nil, err
 		}
@@ -173,13 +174,17 @@ func addBytes(tw *tar.Writer, name string, data []byte) error {
 	return err
 }
 
-func addFile(tw *tar.Writer, name, file string) (err error) {
-	f, st, err := openPlain(file)
+func (r *Repo) addFile(tw *tar.Writer, dir, name string) error {
+	f, err := r.openPlain(dir, name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	h := &tar.Header{Name: name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	h := &tar.Header{Name: dir + "/" + name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}
 	if err := tw.WriteHeader(h); err != nil {
 		return err
 	}

@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/sign"
 )
 
@@ -264,7 +262,12 @@ func AddTarget(t Target) Change {
 		if err := e.findable(t.Role, t.Name); err != nil {
 			return err
 		}
-		file, err := e.repo.copyTarget(t.Name, t.File, e.root().Signed.ConsistentSnapshot)
+		src, err := os.Open(t.File)
+		if err != nil {
+			return fmt.Errorf("target %s: %w", t.Name, err)
+		}
+		defer src.Close()
+		file, err := e.repo.copyTarget(t.Name, src, e.root().Signed.ConsistentSnapshot)
 		if err != nil {
 			return fmt.Errorf("target %s: %w", t.Name, err)
 		}
@@ -291,8 +294,7 @@ func (e *Edit) findable(role, target string) error {
 
 // bootable refuses an image that refers to targets which are not there.
 func (e *Edit) bootable(name string, f *metadata.TargetFiles) error {
-	file := e.repo.path(bundle.TargetsDir, filepath.FromSlash(targetFile(name, f, e.root().Signed.ConsistentSnapshot)))
-	names, err := references(f, file)
+	names, err := e.repo.references(f, targetFile(name, f, e.root().Signed.ConsistentSnapshot))
 	if err != nil {
 		return fmt.Errorf("target %s: %w", name, err)
 	}

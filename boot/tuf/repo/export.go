@@ -3,8 +3,9 @@ package repo
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/sealboot/sealboot/boot/regular"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 )
@@ -120,7 +122,7 @@ func (r *Repo) Export(ctx context.Context, dst string) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := out.importTarget(r.path(bundle.TargetsDir, filepath.FromSlash(file)), file, files[file]); err != nil {
+		if err := r.exportTarget(out, file, files[file]); err != nil {
 			return fmt.Errorf("export target %s: %w", file, err)
 		}
 	}
@@ -133,22 +135,34 @@ func (r *Repo) Export(ctx context.Context, dst string) error {
 	return nil
 }
 
-// importTarget copies a target file that has its final name already.
-func (r *Repo) importTarget(src, file string, want tuf.Want) error {
-	have, err := os.Stat(r.path(bundle.TargetsDir, filepath.FromSlash(file)))
-	if original, err2 := os.Stat(src); err == nil && err2 == nil && have.Size() == original.Size() && have.ModTime().After(original.ModTime()) {
-		return nil
-	}
-	if err := checkFile(src, want); err != nil {
+// exportTarget copies a target file, which has its final name already, to out.
+func (r *Repo) exportTarget(out *Repo, file string, want tuf.Want) error {
+	src, err := r.openPlain(bundle.TargetsDir, file)
+	if err != nil {
 		return err
 	}
-	_, err = r.copyTarget(file, src, false)
+	defer src.Close()
+	original, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	have, err := os.Stat(out.path(bundle.TargetsDir, filepath.FromSlash(file)))
+	if err == nil && have.Size() == original.Size() && have.ModTime().After(original.ModTime()) {
+		return nil
+	}
+	if err := want.Check(src); err != nil {
+		return err
+	}
+	if _, err := src.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = out.copyTarget(file, src, false)
 	return err
 }
 
-// checkFile compares a target file with what is signed of it.
-func checkFile(file string, want tuf.Want) error {
-	f, _, err := openPlain(file)
+// checkTarget compares a target file with what is signed of it.
+func (r *Repo) checkTarget(file string, want tuf.Want) error {
+	f, err := r.openPlain(bundle.TargetsDir, file)
 	if err != nil {
 		return err
 	}
@@ -156,18 +170,20 @@ func checkFile(file string, want tuf.Want) error {
 	return want.Check(f)
 }
 
-// openPlain opens a file that is in the repository. A pipe in its place would wait
-// for ever.
-func openPlain(file string) (*os.File, fs.FileInfo, error) {
-	st, err := os.Stat(file)
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a plain file", file)
-	}
+// openPlain opens a file below one of the repository's folders, whose owner may have
+// put anything there: a pipe would wait for ever, and a link could have a file of the
+// operator's, a key even, read and published.
+func (r *Repo) openPlain(dir, name string) (*os.File, error) {
+	root, err := os.OpenRoot(r.path(dir))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	f, err := os.Open(file)
-	return f, st, err
+	defer root.Close()
+	f, err := regular.Open(root, filepath.FromSlash(name), os.O_RDONLY, 0)
+	if errors.Is(err, regular.Err) {
+		err = fmt.Errorf("%s is not a plain file: %w", r.path(dir, name), err)
+	}
+	return f, err
 }
 
 // targetFiles are the paths below targets/ that the roles refer to, and what is to

@@ -19,16 +19,11 @@ import (
 	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
-// copyTarget copies a file to where clients will look for it, and returns what
+// copyTarget copies src to where clients will look for it, and returns what
 // to sign. With consistent snapshots the digest is in the name, so nothing that
 // is published is touched. In the plain layout a file that clients are told of
 // is never replaced: they would be told of the new one a moment later, or never.
-func (r *Repo) copyTarget(name, file string, consistent bool) (*metadata.TargetFiles, error) {
-	src, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
+func (r *Repo) copyTarget(name string, src io.Reader, consistent bool) (*metadata.TargetFiles, error) {
 	if err := os.MkdirAll(r.path(stagingDir), 0o755); err != nil {
 		return nil, err
 	}
@@ -171,10 +166,10 @@ func Consistent() Change {
 
 // alsoByDigest gives a target of the plain layout its other name.
 func (r *Repo) alsoByDigest(name string, f *metadata.TargetFiles) error {
-	plain := r.path(bundle.TargetsDir, filepath.FromSlash(name))
-	if err := checkFile(plain, wantOf(f)); err != nil {
+	if err := r.checkTarget(name, wantOf(f)); err != nil {
 		return err
 	}
+	plain := r.path(bundle.TargetsDir, filepath.FromSlash(name))
 	dst := r.path(bundle.TargetsDir, filepath.FromSlash(targetFile(name, f, true)))
 	r.step()
 	if err := os.Link(plain, dst); err != nil && !errors.Is(err, fs.ErrExist) {

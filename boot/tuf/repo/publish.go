@@ -174,7 +174,7 @@ func linkAll(src, dst string) error {
 // copyAll gives dst copies of the files of src, on the disk.
 func copyAll(src, dst string) error {
 	return eachFile(src, func(name string) error {
-		data, err := os.ReadFile(filepath.Join(src, name))
+		data, err := readFile(src, name)
 		if err != nil {
 			return err
 		}

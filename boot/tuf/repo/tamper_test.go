@@ -1,6 +1,7 @@
 package repo_test
 
 import (
+	"bytes"
 	"crypto"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/repo"
@@ -320,6 +322,29 @@ func TestLinksElsewhere(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{}, tree(t, outside)); diff != "" {
 		t.Errorf("written outside:\n%s", diff)
+	}
+}
+
+// TestLinksInside: what a link in the folder leads to outside of it does not come along
+// in a bundle, which goes to people who may not read it.
+func TestLinksInside(t *testing.T) {
+	f := newFixture(t)
+	v := &vandal{t: t, f: f}
+	secret := f.file("the key of the operator")
+	f.publish(start, f.all(), repo.AddTarget(repo.Target{Name: "a", File: f.file("a")}))
+	link := filepath.Join(f.dir, "metadata", "0.json")
+	v.must(os.Symlink(secret, link))
+	r := f.open()
+	defer r.Close()
+	var tarball bytes.Buffer
+	_, err := r.Bundle(t.Context(), start, repo.Bundle{Lifetime: time.Hour, Keys: f.all()}, &tarball)
+	if err == nil || bytes.Contains(tarball.Bytes(), []byte("the key of the operator")) {
+		t.Errorf("a bundle with a link to a file of the operator: %v", err)
+	}
+	v.must(os.Remove(link))
+	v.must(unix.Mkfifo(link, 0o600))
+	if _, err := r.Bundle(t.Context(), start, repo.Bundle{Lifetime: time.Hour, Keys: f.all()}, &tarball); err == nil {
+		t.Error("a bundle with a pipe")
 	}
 }
 
