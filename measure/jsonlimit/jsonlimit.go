@@ -27,9 +27,10 @@ type Limits struct {
 }
 
 // Usual are limits for a document of size bytes of which nothing else is known. Metadata of TUF that is full of targets
-// has a value for each 11 bytes, and a list of {} one for each 3; small documents may be as dense as they like.
+// has a value for each 11 bytes, a snapshot of hash bins one for each 7, and a list of {} one for each 3; small documents
+// may be as dense as they like.
 func Usual(size int) Limits {
-	return Limits{Depth: 32, Values: 4096 + size/8, Items: 4096 + size/8}
+	return Limits{Depth: 32, Values: 4096 + size/6, Items: 4096 + size/8}
 }
 
 // Unmarshal is json.Unmarshal for a document within l.
