@@ -35,7 +35,7 @@ func TestHeap(t *testing.T) {
 	}
 }
 
-// TestRegistryHeap: what a registry answers is decoded by its client too, page after page of referrers for one.
+// TestRegistryHeap: what a registry answers is decoded by its client too: a page of referrers, say.
 func TestRegistryHeap(t *testing.T) {
 	for _, status := range []int{http.StatusOK, http.StatusNotFound, http.StatusUnauthorized} {
 		list := `{"schemaVersion":2,"manifests":[` + strings.Repeat("{},", MaxManifest/3-20) + `{}]}`

@@ -26,7 +26,7 @@ func (c config) Stream(context.Context, ocispec.Descriptor, func(io.Reader) erro
 	return ErrUnsupported
 }
 
-// TestHeap: an image without a pinned key has a manifest and a config that nobody signed.
+// TestHeap: an image without a pinned key has a manifest and a config without a signature.
 func TestHeap(t *testing.T) {
 	bound := heaptest.Bound{Fixed: 8 << 20, PerByte: 8}
 	for _, form := range []string{`%s`, `{"schemaVersion":2,"layers":%s}`, `{"schemaVersion":2,"annotations":%s}`} {

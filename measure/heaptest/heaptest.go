@@ -37,7 +37,7 @@ func (b Bound) Total(t testing.TB, name string, size int, f func()) {
 }
 
 // Peak fails the test if what is alive on the heap grows by more than the bound while f parses size bytes. It goes by
-// what a collector found that runs often, so it can miss a short peak and takes no garbage for one.
+// what a collector found that runs often, so it can miss a short peak and never counts garbage.
 func (b Bound) Peak(t testing.TB, name string, size int, f func()) {
 	t.Helper()
 	skip(t)
