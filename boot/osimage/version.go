@@ -7,8 +7,8 @@ import (
 
 // AnnotationVersion is an annotation of an image's manifest: the image's version
 // for the rollback floor, a decimal number of at least 1 that grows with every
-// release. The manifest's digest covers it, so whoever signs the image signs its
-// version. One in an index means nothing: an image's identity is the digest of its
+// release. The manifest's digest covers it, so a signature of the image is one of its
+// version too. One in an index means nothing: an image's identity is the digest of its
 // platform's manifest.
 const AnnotationVersion = "dev.sealboot.image-version"
 

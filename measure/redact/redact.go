@@ -1,10 +1,10 @@
 // Package redact keeps the secrets in URLs out of what people read.
 //
 // A registry or a bucket may redirect to a URL that is signed: its query alone
-// gives access to the content. The errors of net/http, and of libraries on top of it, quote the
-// whole URL, and an error goes to the console, to a log and to attestd. So code
-// that does requests passes their errors through [Error] at once. It is here because
-// boot and attest both use it.
+// gives access to the content. The errors of net/http, and of libraries on top of
+// it, quote the whole URL, and an error goes to the console, to a log and to
+// attestd. So code that does requests passes its errors through [Error] at once. It
+// is here because boot and attest both use it.
 package redact
 
 import (

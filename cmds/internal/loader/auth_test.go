@@ -65,7 +65,7 @@ func TestRegistryAuth(t *testing.T) {
 }
 
 // TestCredentialsOfTarget: a TUF target names the registry of its image, and with it
-// whoever may sign targets could name one of his own. The site config's credentials
+// a signer of targets could name one of his own. The site config's credentials
 // are shown to the registry that it names itself and to no other.
 func TestCredentialsOfTarget(t *testing.T) {
 	for name, c := range map[string]struct {
