@@ -21,10 +21,18 @@ var ErrLink = errors.New("the link to PostgreSQL is not authenticated")
 // CheckDSN refuses a store whose link is not authenticated ([ErrLink]), or that cannot be read, without opening it.
 func CheckDSN(dsn string) error {
 	if !isPostgres(dsn) {
-		return nil
+		return checkFile(dsn)
 	}
 	_, err := parsePostgres(dsn)
 	return err
+}
+
+// checkFile refuses a mistyped URL, which would be the name of a new and empty store.
+func checkFile(dsn string) error {
+	if scheme, _, ok := strings.Cut(dsn, "://"); ok {
+		return fmt.Errorf("the store's URL has the scheme %q: want postgres, or the name of a file", scheme)
+	}
+	return nil
 }
 
 func openPostgres(dsn string) (*sql.DB, error) {
@@ -46,7 +54,7 @@ func parsePostgres(dsn string) (*pgx.ConnConfig, error) {
 	if err != nil {
 		var failed *pgconn.ParseConfigError
 		if errors.As(err, &failed) {
-			failed.ConnString = "" // it may hold a password, which pgx hides only where it finds it
+			failed.ConnString = "postgres://..." // it may hold a password, which pgx hides only where it finds it
 		}
 		return nil, fmt.Errorf("read the URL of the store: %w", err)
 	}
@@ -74,7 +82,7 @@ func checkWay(w *pgconn.FallbackConfig) error {
 	if w.TLSConfig != nil {
 		how = "without checking whose certificate it is"
 	}
-	return fmt.Errorf("%w: it would speak with %q %s, and who is in between could let devices in; "+
+	return fmt.Errorf("%w: it would speak with %q %s, so that anyone on the way to it could let devices in; "+
 		"add sslmode=verify-full and sslrootcert=FILE to the URL, or use a Unix socket or a loopback address", ErrLink, w.Host, how)
 }
 

@@ -107,6 +107,9 @@ func isPostgres(dsn string) bool {
 const driverSQLite = "sqlite"
 
 func openSQLite(path string) (*sql.DB, error) {
+	if err := checkFile(path); err != nil {
+		return nil, err
+	}
 	if err := createPrivate(path); err != nil {
 		return nil, err
 	}

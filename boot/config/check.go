@@ -286,11 +286,15 @@ func (s *Site) checkKeys(p *problems, at string, src *Source) {
 	switch {
 	case src.Identity == "":
 	case len(src.Keys) == 0:
-		p.addf(at+".identity", "want it beside keys, found no keys")
-	case !mirror.MatchString(src.Identity):
+		p.addf(at+".identity", "want it with keys, whose signatures name it; found no keys")
+	case !IsRepository(src.Identity):
 		p.addf(at+".identity", "want registry/repository without a tag, found %q", shorten(src.Identity))
 	}
 }
+
+// IsRepository tells whether a name is that of a repository in a registry, as
+// Identity and Mirrors have it: registry/repository, without a tag.
+func IsRepository(name string) bool { return mirror.MatchString(name) }
 
 // Vouched tells whether the site config itself says which images of this source
 // are good, by keys, a digest or the root of a TUF repository. Otherwise attestd
@@ -319,7 +323,7 @@ func (s *Site) checkOCI(p *problems, at string, src *Source) {
 		p.addf(at+".ref", "want registry/repository:tag or registry/repository@sha256:..., found %q", shorten(src.Ref))
 	}
 	for i, m := range src.Mirrors {
-		if !mirror.MatchString(m) {
+		if !IsRepository(m) {
 			p.addf(index(at+".mirrors", i), "want registry/repository without a tag, found %q", shorten(m))
 		}
 	}

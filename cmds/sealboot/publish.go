@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sealboot/sealboot/attest/policy"
+	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/oci"
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/boot/osimage"
@@ -136,6 +137,9 @@ latter is read from the environment variable COSIGN_PASSWORD.`,
 }
 
 func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string) (desc ocispec.Descriptor, err error) {
+	if err := f.checkIdentity(); err != nil {
+		return desc, err
+	}
 	signers, err := f.signers()
 	if err != nil {
 		return desc, err
@@ -251,6 +255,19 @@ func (f *publishFlags) annotate(version *uint64) error {
 		f.artifact.Annotations = make(map[string]string)
 	}
 	f.artifact.Annotations[osimage.AnnotationVersion] = osimage.FormatVersion(*version)
+	return nil
+}
+
+// checkIdentity refuses what no signature would name, or no site config can demand.
+func (f *publishFlags) checkIdentity() error {
+	switch {
+	case f.identity == "":
+		return nil
+	case len(f.signKeys) == 0:
+		return errors.New("--identity goes with --sign: it is in the signatures")
+	case !config.IsRepository(f.identity):
+		return fmt.Errorf("--identity %q: want registry/repository without a tag, as a site config demands it", f.identity)
+	}
 	return nil
 }
 

@@ -278,3 +278,25 @@ func (l layoutWriter) json(mediaType string, v any) ocispec.Descriptor {
 	}
 	return l.blob(mediaType, raw)
 }
+
+// TestPublishIdentity: a name that no site config can demand would make every signature worthless where one is demanded,
+// and the operator would learn of it from a device.
+func TestPublishIdentity(t *testing.T) {
+	w := newShop(t)
+	layout := "oci:" + filepath.Join(w.dir, "layout") + ":1"
+	for name, c := range map[string]struct {
+		args []string
+		want string // in the error; empty for none
+	}{
+		"repository":   {[]string{"--identity", "registry.example/os", "--sign", w.key}, ""},
+		"with a tag":   {[]string{"--identity", "registry.example/os:1", "--sign", w.key}, "without a tag"},
+		"a URL":        {[]string{"--identity", "https://registry.example/os", "--sign", w.key}, "without a tag"},
+		"no registry":  {[]string{"--identity", "os", "--sign", w.key}, "without a tag"},
+		"no signature": {[]string{"--identity", "registry.example/os"}, "--identity goes with --sign"},
+	} {
+		code, _, stderr := sealboot(append([]string{"publish", layout, "--kernel", w.kernel}, c.args...)...)
+		if (code == 0) != (c.want == "") || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s: exit code %d, want %q in\n%s", name, code, c.want, stderr)
+		}
+	}
+}

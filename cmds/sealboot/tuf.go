@@ -81,6 +81,9 @@ func (s *tufSigner) apply(cmd *cobra.Command, r *repo.Repo, changes ...repo.Chan
 	if err != nil {
 		return err
 	}
+	if s.draft != "" && len(status.Versions) == 0 {
+		return fmt.Errorf("%w: there is no draft, neither %s nor another", errUnconfirmed, s.draft)
+	}
 	return printTUFStatus(cmd.OutOrStdout(), status)
 }
 

@@ -100,7 +100,7 @@ func (o *tufOperator) confirm(cmd *cobra.Command, d repo.Diff) error {
 func (o *tufOperator) mayAsk(cmd *cobra.Command) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !o.yes && (!ok || !term.IsTerminal(int(in.Fd()))) {
-		return fmt.Errorf("%w: there is no terminal to ask on; look at the difference and say --yes", errUnconfirmed)
+		return fmt.Errorf("%w: there is no terminal to ask on; --yes signs without a question", errUnconfirmed)
 	}
 	return nil
 }

@@ -145,7 +145,7 @@ func TestSecondMachine(t *testing.T) {
 		t.Errorf("trust printed\n%s", out)
 	}
 	shown := s.run("", "diff", s.in("repo"))
-	draft := regexp.MustCompile(`draft (sha256:[0-9a-f]{64}), which comes from somewhere else`).FindStringSubmatch(shown)
+	draft := regexp.MustCompile(`draft (sha256:[0-9a-f]{64}) \(from somewhere else\)\n`).FindStringSubmatch(shown)
 	if draft == nil || !strings.Contains(shown, `+ targets.os: {"hashes":`) {
 		t.Fatalf("diff printed\n%s", shown)
 	}
@@ -155,5 +155,6 @@ func TestSecondMachine(t *testing.T) {
 	if out := s.run("", append(sign, "--draft", draft[1])...); !strings.Contains(out, "published") {
 		t.Errorf("sign printed\n%s", out)
 	}
+	s.run("there is no draft", append(sign, "--draft", draft[1])...) // it is published
 	s.run("", "verify", s.in("repo"))
 }

@@ -59,7 +59,7 @@ func (d Diff) String() string {
 	if d.Draft != "" {
 		from := ""
 		if d.Foreign {
-			from = ", which comes from somewhere else"
+			from = " (from somewhere else)" // nothing is glued to the digest, which goes to --draft
 		}
 		fmt.Fprintf(&b, "draft %s%s\n", d.Draft, from)
 	}

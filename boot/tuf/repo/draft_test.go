@@ -150,7 +150,7 @@ func TestForeignDraft(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	d, err := r.Diff(t.Context(), start)
-	if err != nil || !d.Foreign || !strings.Contains(d.String(), "draft "+d.Draft+", which comes from somewhere else") {
+	if err != nil || !d.Foreign || !strings.Contains(d.String(), "draft "+d.Draft+" (from somewhere else)\n") {
 		t.Errorf("%s, %v", d, err)
 	}
 	if s, err := r.Apply(t.Context(), start, []crypto.Signer{second}); err != nil || !s.Published || shown.Draft != d.Draft {

@@ -22,6 +22,9 @@ import (
 // ErrUntrusted: this operator has no root to verify the repository from.
 var ErrUntrusted = errors.New("there is no trusted root for this repository")
 
+// ErrTrusted: this operator has such a root already.
+var ErrTrusted = errors.New("this repository has a trusted root already")
+
 // Operator is the side of a repository that does not lie in its folder, which a
 // web server may own and anybody may have changed.
 type Operator struct {
@@ -252,7 +255,7 @@ func (r *Repo) untrusted() error {
 // and takes what is published for seen once all of it verifies from there.
 func (r *Repo) Begin(ctx context.Context, root []byte) error {
 	if r.memory.Root != nil {
-		return fmt.Errorf("%w: %s trusts a root already; remove that file to forget it and all versions that were seen", ErrExists, r.memoryPath())
+		return fmt.Errorf("%w: %s has one; remove that file to forget it and all versions that were seen", ErrTrusted, r.memoryPath())
 	}
 	m := memory{Root: root}
 	p, err := follow(ctx, r.dir, &m)

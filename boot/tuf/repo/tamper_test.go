@@ -366,7 +366,7 @@ func TestForeignRepository(t *testing.T) {
 		t.Errorf("from a root of somebody else's: %v", err)
 	}
 	v.must(r.Begin(t.Context(), f.rootFile()))
-	if err := r.Begin(t.Context(), f.rootFile()); !errors.Is(err, repo.ErrExists) {
+	if err := r.Begin(t.Context(), f.rootFile()); !errors.Is(err, repo.ErrTrusted) {
 		t.Errorf("twice: %v", err)
 	}
 	trust, err := r.Trust()

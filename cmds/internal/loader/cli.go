@@ -84,7 +84,7 @@ func (p *Plan) Write(w io.Writer) error {
 	case p.Vouched:
 		fmt.Fprintf(t, "version\t%d\n", p.Version)
 	default:
-		fmt.Fprintf(t, "version\t%d, which is not signed\n", p.Version)
+		fmt.Fprintf(t, "version\t%d, which nothing vouches for\n", p.Version)
 	}
 	fmt.Fprintf(t, "kind\t%s\ncommand line\t%s\nmemory\t%d MiB to load\n", p.Kind, p.Cmdline, p.NeedsRAM>>20)
 	fmt.Fprintln(t, "measured")

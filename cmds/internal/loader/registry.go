@@ -197,14 +197,14 @@ func (m *Machine) candidate(ctx context.Context, src *config.Source, s *oci.Sour
 }
 
 // dated tells people how old a candidate can be shown to be, and attestd's policy
-// if it is vouched for: a provenance without a version is of an image that
+// if somebody vouches for it: a provenance without a version is of an image that
 // has none.
 func (m *Machine) dated(c *flow.Candidate) *flow.Candidate {
 	switch {
 	case c.Version == 0:
 		m.o.Console.Info("the image has no version: no rollback floor can tell it from an older one")
 	case !c.Vouched:
-		m.o.Console.Info(fmt.Sprintf("image version %d by its own word, which is not signed: it raises no rollback floor", c.Version))
+		m.o.Console.Info(fmt.Sprintf("image version %d, which nothing vouches for: it raises no rollback floor", c.Version))
 	default:
 		m.o.Console.Info(fmt.Sprintf("image version %d", c.Version))
 		for _, r := range c.Provenance {

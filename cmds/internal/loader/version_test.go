@@ -112,7 +112,7 @@ func TestImageFloor(t *testing.T) {
 		t.Errorf("the console does not say the version:\n%s", &w.out)
 	}
 	w.conf.Sources = []config.Source{r.source(1)}
-	w.bootsVersion(1) // nothing was reported healthy: no version is outlawed by having been tried
+	w.bootsVersion(1) // nobody has reported anything: no version is outlawed by having been tried
 	w.conf.Sources = []config.Source{r.source(2)}
 	w.bootsVersion(2)
 	w.reportHealth()
@@ -167,7 +167,7 @@ func TestImageFloorOnMedia(t *testing.T) {
 	}
 }
 
-// TestUnsignedVersion has a mirror that claims a version that is not signed.
+// TestUnsignedVersion has a mirror that claims a version which nobody signed.
 func TestUnsignedVersion(t *testing.T) {
 	w := newWorld(t)
 	r := newReleases(w)
@@ -181,7 +181,7 @@ func TestUnsignedVersion(t *testing.T) {
 	if got, ok := w.provenance().Detail["version"]; ok {
 		t.Errorf("an unsigned version was measured: %q", got)
 	}
-	if !strings.Contains(w.console(), "which is not signed") {
+	if !strings.Contains(w.console(), "nothing vouches") {
 		t.Errorf("the console does not say that the version is not signed:\n%s", &w.out)
 	}
 	w.reportHealth() // version 2, as attestd knows it
