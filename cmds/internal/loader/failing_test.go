@@ -144,6 +144,7 @@ func TestVolumeThatStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	m.volumes = volumetest.Machine(t)
 	s := &stick{m: m, src: &site.Sources[0], open: func(context.Context) (string, func() error, error) {
 		return dir, func() error { return unix.EBUSY }, nil
 	}}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/media/volume/volumetest"
 	"github.com/sealboot/sealboot/boot/osimage"
 )
 
@@ -67,6 +68,7 @@ func TestNoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	m.volumes = volumetest.Machine(t)
 	s, err := m.source(&site.Sources[0])
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,7 @@ import (
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/kexec"
 	"github.com/sealboot/sealboot/boot/media/volume"
+	"github.com/sealboot/sealboot/boot/media/volume/volumetest"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/boot/uki/ukitest"
 	"github.com/sealboot/sealboot/measure/event"
@@ -85,7 +86,7 @@ const (
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, tpm: tpmtest.Start(t, tpmtest.Options{})}
+	w := &world{t: t, tpm: tpmtest.Start(t, tpmtest.Options{}), volumes: volumetest.Machine(t)}
 	w.registry = httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(w.registry.Close)
 	w.startAttestd()

@@ -15,18 +15,23 @@ import (
 )
 
 // Machine returns a system whose block devices are the images, in that order,
-// behind loop devices. It needs root.
+// behind loop devices, for which it needs root. It has none of the machine's that
+// runs the test, among which are the loop devices of other tests.
 func Machine(t testing.TB, images ...Image) volume.System {
 	t.Helper()
-	needLoop(t)
+	if len(images) > 0 {
+		needLoop(t)
+	}
 	dir := t.TempDir()
 	s := volume.System{Sys: filepath.Join(dir, "sys"), Dev: filepath.Join(dir, "dev"), Dir: filepath.Join(dir, "run")}
-	for i, img := range images {
-		name := "vd" + string(rune('a'+i))
-		if err := os.MkdirAll(filepath.Join(s.Sys, name), 0o700); err != nil {
+	for _, d := range []string{s.Sys, s.Dev} {
+		if err := os.Mkdir(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.MkdirAll(s.Dev, 0o700); err != nil {
+	}
+	for i, img := range images {
+		name := "vd" + string(rune('a'+i))
+		if err := os.Mkdir(filepath.Join(s.Sys, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Symlink(img.attach(t), filepath.Join(s.Dev, name)); err != nil {
