@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -63,7 +64,14 @@ func TestFailingVolumes(t *testing.T) {
 
 func readOnly(t *testing.T, dir string) {
 	t.Helper()
-	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+	err := error(unix.EBUSY)
+	for end := time.Now().Add(time.Minute); errors.Is(err, unix.EBUSY) && time.Now().Before(end); {
+		// The kernel may not be done yet with files that were closed.
+		if err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
