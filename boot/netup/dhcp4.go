@@ -20,19 +20,26 @@ import (
 var options4 = dhcpv4.WithRequestedOptions(
 	dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionInterfaceMTU)
 
-// dhcp4 asks until it has a lease or ctx ends. A server that offers what cannot be
-// used, or does not stand by its offer, must not end the search: another one may
-// be slower and right.
+// dhcp4 asks until it has a lease or ctx ends.
 func (p *port) dhcp4(ctx context.Context) (lease, error) {
 	c, err := nclient4.New(p.link.Attrs().Name, nclient4.WithTimeout(askAgain), nclient4.WithRetry(-1))
 	if err != nil {
 		return lease{}, fmt.Errorf("open a packet socket: %w; the kernel needs CONFIG_PACKET", err)
 	}
 	defer c.Close()
-	shun := p.shun
+	return search(ctx, p.shun, server4,
+		func(ctx context.Context, shun *shunned) (*dhcpv4.DHCPv4, error) { return discover4(ctx, c, shun) },
+		func(ctx context.Context, offer *dhcpv4.DHCPv4) (lease, error) { return p.accept4(ctx, c, offer) })
+}
+
+// search asks until it has a lease or ctx ends. A server that offers what cannot be
+// used, or does not stand by its offer, must not end the search: another one may
+// be slower and right.
+func search[O any](ctx context.Context, shun *shunned, server func(O) string,
+	discover func(context.Context, *shunned) (O, error), accept func(context.Context, O) (lease, error)) (lease, error) {
 	var bad error
 	for {
-		offer, err := discover4(ctx, c, shun)
+		offer, err := discover(ctx, shun)
 		if ctx.Err() != nil {
 			return lease{}, errors.Join(bad, noLease(ctx.Err()))
 		}
@@ -43,12 +50,12 @@ func (p *port) dhcp4(ctx context.Context) (lease, error) {
 			}
 			continue
 		}
-		l, err := p.accept4(ctx, c, offer)
+		l, err := accept(ctx, offer)
 		if err == nil {
 			return l, nil
 		}
-		bad = fmt.Errorf("%s: %w", server4(offer), err)
-		shun = shun.and(server4(offer))
+		bad = fmt.Errorf("%s: %w", server(offer), err)
+		shun = shun.and(server(offer))
 		if sleep(ctx, time.Second) != nil {
 			return lease{}, bad
 		}

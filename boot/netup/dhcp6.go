@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/dhcpv6/nclient6"
@@ -17,37 +16,16 @@ import (
 	"github.com/sealboot/sealboot/boot/config"
 )
 
-// dhcp6 asks until it has a lease or ctx ends, as dhcp4 does.
+// dhcp6 asks until it has a lease or ctx ends.
 func (p *port) dhcp6(ctx context.Context) (lease, error) {
 	c, err := p.client6(ctx)
 	if err != nil {
 		return lease{}, err
 	}
 	defer c.Close()
-	shun := p.shun
-	var bad error
-	for {
-		m, err := p.solicit6(ctx, c, shun)
-		if ctx.Err() != nil {
-			return lease{}, errors.Join(bad, noLease(ctx.Err()))
-		}
-		if err != nil { // not heard, but not sent
-			bad = err
-			if sleep(ctx, time.Second) != nil {
-				return lease{}, bad
-			}
-			continue
-		}
-		l, err := p.accept6(ctx, c, m)
-		if err == nil {
-			return l, nil
-		}
-		bad = fmt.Errorf("%s: %w", server6(m), err)
-		shun = shun.and(server6(m))
-		if sleep(ctx, time.Second) != nil {
-			return lease{}, bad
-		}
-	}
+	return search(ctx, p.shun, server6,
+		func(ctx context.Context, shun *shunned) (*dhcpv6.Message, error) { return p.solicit6(ctx, c, shun) },
+		func(ctx context.Context, m *dhcpv6.Message) (lease, error) { return p.accept6(ctx, c, m) })
 }
 
 func (p *port) client6(ctx context.Context) (*nclient6.Client, error) {
