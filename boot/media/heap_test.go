@@ -55,6 +55,33 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// TestStrangers: a large tar file that is no layout does not use up the budget of the one behind it.
+func TestStrangers(t *testing.T) {
+	dir := t.TempDir()
+	var backup bytes.Buffer
+	w := tar.NewWriter(&backup)
+	for i := range 70_000 {
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("home/%d", i), Mode: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"backup.tar": backup.Bytes(), "os.tar": tarOf(t, good())} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	layouts, err := media.Open(t.Context(), dir, "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range layouts {
+		l.Close()
+	}
+}
+
 // referrers lists all of them and returns what ended that.
 func referrers(ctx context.Context, l *media.Layout, subject ocispec.Descriptor) (last error) {
 	for _, err := range l.Referrers(ctx, subject, "") {

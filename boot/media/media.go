@@ -108,9 +108,13 @@ type part struct{ offset, size int64 }
 // openArchive reads the headers of a tar file, skipping contents.
 func openArchive(ctx context.Context, b *survey.Budget, file *os.File, size int64) (*archive, error) {
 	a := &archive{file: file, parts: make(map[string]part)}
+	strangers := 0
 	err := b.Tar(ctx, file, size, func(h *tar.Header, offset int64) error {
 		name := path.Clean(h.Name)
 		if h.Typeflag != tar.TypeReg || !wanted(name) {
+			if strangers++; strangers > survey.MaxStrangers {
+				return fmt.Errorf("more than %d entries are of no layout", survey.MaxStrangers)
+			}
 			return nil
 		}
 		if _, ok := a.parts[name]; ok {

@@ -26,6 +26,10 @@ const (
 	maxBytes = 64 << 20
 )
 
+// MaxStrangers is how many entries a tar file may have that are no part of what is searched for. One with more is
+// something else, a backup say, and is passed over before it has used up the budget.
+const MaxStrangers = 1 << 10
+
 const (
 	maxName = 4096 // bytes of a name in a tar file
 	batch   = 256  // names that are read from a folder at once

@@ -128,6 +128,7 @@ func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.
 		return nil, err
 	}
 	files := map[string]extent{}
+	strangers := 0
 	err = budget.Tar(ctx, file, st.Size(), func(h *tar.Header, offset int64) error {
 		if h.Typeflag == tar.TypeDir {
 			return nil
@@ -135,6 +136,11 @@ func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.
 		n := strings.TrimPrefix(h.Name, "./")
 		if _, twice := files[n]; twice || h.Typeflag != tar.TypeReg || sparse(h) {
 			return fmt.Errorf("entry %.80q is repeated or not a plain file", n)
+		}
+		if !belongs(n) {
+			if strangers++; strangers > survey.MaxStrangers {
+				return fmt.Errorf("more than %d entries are of no bundle", survey.MaxStrangers)
+			}
 		}
 		files[n] = extent{offset, h.Size}
 		return nil
@@ -150,6 +156,11 @@ func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.
 		return io.NopCloser(io.NewSectionReader(file, e.offset, e.size)), nil
 	}
 	return &Folder{name: name, open: open, close: file.Close}, nil
+}
+
+// belongs says whether an entry of that name is part of a bundle.
+func belongs(name string) bool {
+	return name == SealFile || strings.HasPrefix(name, MetadataDir+"/") || strings.HasPrefix(name, TargetsDir+"/")
 }
 
 // sparse says whether the bytes in the tar are not those of the file.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealboot/sealboot/boot/survey"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/boot/tuf/sign"
@@ -342,5 +344,24 @@ func TestBundleIsNoWayBack(t *testing.T) {
 	online()
 	if err := refreshWith(t, repo, stick, time.Now(), cache); !errors.Is(err, tuf.ErrUnverified) {
 		t.Errorf("older: %v", err)
+	}
+}
+
+// TestStrangers: a large tar file that is no bundle does not use up the budget of the one behind it.
+func TestStrangers(t *testing.T) {
+	entries := make([]entry, 70_000)
+	for i := range entries {
+		entries[i].name = fmt.Sprintf("home/%d", i)
+	}
+	budget := survey.NewBudget()
+	if _, err := bundle.Open(t.Context(), file(t, tarball(t, entries...)), budget); !errors.Is(err, bundle.ErrFormat) || errors.Is(err, survey.ErrTooMuch) {
+		t.Errorf("a backup: %v", err)
+	}
+	b, err := bundle.Open(t.Context(), file(t, tarball(t, entry{name: bundle.SealFile})), budget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
 	}
 }
