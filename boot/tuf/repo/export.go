@@ -118,6 +118,9 @@ func (r *Repo) Export(ctx context.Context, dst string) error {
 		return err
 	}
 	out := &Repo{dir: dst, step: r.step}
+	if err := os.RemoveAll(out.path(stagingDir)); err != nil { // a link, perhaps
+		return err
+	}
 	for _, file := range slices.Sorted(maps.Keys(files)) {
 		if err := context.Cause(ctx); err != nil {
 			return err

@@ -314,6 +314,12 @@ func TestLinksElsewhere(t *testing.T) {
 	if err := r.Export(t.Context(), www); err == nil {
 		t.Error("exported through a link")
 	}
+	v.must(os.Remove(filepath.Join(www, "targets", "etc")))
+	v.must(os.RemoveAll(filepath.Join(www, ".staging")))
+	v.must(os.Symlink(filepath.Join(outside, "staging"), filepath.Join(www, ".staging")))
+	if err := r.Export(t.Context(), www); err != nil {
+		t.Errorf("exported beside a link: %v", err)
+	}
 	v.must(r.Close())
 	v.must(os.Remove(filepath.Join(f.dir, ".lock")))
 	v.must(os.Symlink(filepath.Join(outside, "lock"), filepath.Join(f.dir, ".lock")))
