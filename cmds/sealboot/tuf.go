@@ -108,9 +108,9 @@ func changingBy(signer *tufSigner, cmd *cobra.Command, changes func(args []strin
 func printTUFStatus(w io.Writer, s repo.Status) error {
 	var b strings.Builder
 	for _, role := range slices.Sorted(maps.Keys(s.Versions)) {
-		fmt.Fprintf(&b, "%s %d", role, s.Versions[role])
+		fmt.Fprintf(&b, "%s %d", repo.Printable(role), s.Versions[role])
 		if m, ok := s.Missing[role]; ok {
-			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, strings.Join(m.Keys, ", "))
+			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, repo.Printable(strings.Join(m.Keys, ", ")))
 		}
 		b.WriteByte('\n')
 	}

@@ -81,7 +81,7 @@ func printSeal(w io.Writer, m repo.Missing, dir, file string) (err error) {
 		_, err = fmt.Fprintln(w, "sealed")
 	} else {
 		_, err = fmt.Fprintf(w, "devices refuse it: the seal needs %d more of the signatures of %s; add them with \"sealboot tuf seal %s %s\"\n",
-			m.Need, strings.Join(m.Keys, ", "), dir, file)
+			m.Need, repo.Printable(strings.Join(m.Keys, ", ")), dir, file)
 	}
 	return err
 }

@@ -269,7 +269,7 @@ alone.`,
 			fmt.Fprintln(w, "ROLE\tVERSION\tEXPIRES\tTARGETS")
 			for _, name := range slices.Sorted(maps.Keys(report.Roles)) {
 				r := report.Roles[name]
-				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", name, r.Version, r.Expires.Format(time.RFC3339), r.Targets)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", repo.Printable(name), r.Version, r.Expires.Format(time.RFC3339), r.Targets)
 			}
 			fmt.Fprintf(w, "\nThe root that devices measure: sha256:%x\n", report.Root)
 			return w.Flush()

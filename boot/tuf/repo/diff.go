@@ -40,7 +40,7 @@ type RoleDiff struct {
 func (d Diff) String() string {
 	var b strings.Builder
 	for _, r := range d.Roles {
-		name := printable(r.Role)
+		name := Printable(r.Role)
 		if r.From == 0 {
 			fmt.Fprintf(&b, "%s: new, version %d\n", name, r.To)
 		} else {
@@ -50,10 +50,10 @@ func (d Diff) String() string {
 			fmt.Fprintf(&b, "  %s\n", line)
 		}
 		if len(r.Signed) > 0 {
-			fmt.Fprintf(&b, "  signed by %s\n", printable(strings.Join(r.Signed, ", ")))
+			fmt.Fprintf(&b, "  signed by %s\n", Printable(strings.Join(r.Signed, ", ")))
 		}
 		if len(r.Signing) > 0 {
-			fmt.Fprintf(&b, "  to be signed by %s\n", printable(strings.Join(r.Signing, ", ")))
+			fmt.Fprintf(&b, "  to be signed by %s\n", Printable(strings.Join(r.Signing, ", ")))
 		}
 	}
 	if d.Draft != "" {
@@ -64,7 +64,7 @@ func (d Diff) String() string {
 		fmt.Fprintf(&b, "draft %s%s\n", d.Draft, from)
 	}
 	for _, e := range d.Expired {
-		fmt.Fprintf(&b, "warning: %s\n", printable(e))
+		fmt.Fprintf(&b, "warning: %s\n", Printable(e))
 	}
 	return b.String()
 }
@@ -188,7 +188,7 @@ func compareLists(path string, before, after []any) []string {
 	if b, a := byName(before), byName(after); b != nil && a != nil {
 		lines := compareMaps(path, b, a)
 		if was, is := order(before, a), order(after, b); !slices.Equal(was, is) {
-			lines = append(lines, fmt.Sprintf("~ %s: order %s -> %s", path, printable(strings.Join(was, ", ")), printable(strings.Join(is, ", "))))
+			lines = append(lines, fmt.Sprintf("~ %s: order %s -> %s", path, Printable(strings.Join(was, ", ")), Printable(strings.Join(is, ", "))))
 		}
 		return lines
 	}
@@ -260,11 +260,12 @@ func compact(v any) string {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Sprintf("%+q", fmt.Sprint(v))
 	}
-	return printable(strings.TrimSuffix(b.String(), "\n"))
+	return Printable(strings.TrimSuffix(b.String(), "\n"))
 }
 
-// printable escapes everything that a terminal could take for more than a letter.
-func printable(s string) string {
+// Printable escapes everything that a terminal could take for more than a letter:
+// whoever may sign one role of a repository chooses names that others print.
+func Printable(s string) string {
 	q := strconv.QuoteToASCII(s)
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
@@ -276,7 +277,7 @@ func sealDiff(p *published, md *targetsMD, files []string, signing []string) Dif
 		fmt.Sprintf("+ expires: %s", md.Signed.Expires.UTC().Format(time.RFC3339)),
 		fmt.Sprintf("+ timestamp: %s", compact(md.Signed.Targets[tuf.RoleTimestamp+".json"])))
 	for _, name := range slices.Sorted(maps.Keys(p.roles)) {
-		r.Lines = append(r.Lines, fmt.Sprintf("+ %s: version %d", printable(name), p.version(name)))
+		r.Lines = append(r.Lines, fmt.Sprintf("+ %s: version %d", Printable(name), p.version(name)))
 	}
 	for _, file := range files {
 		r.Lines = append(r.Lines, fmt.Sprintf("+ file: %s", compact(file)))

@@ -58,7 +58,7 @@ func readDraft(dir string) (roles map[string]any, files map[string][]byte, err e
 		if !isRole || err != nil || name == "" {
 			continue
 		}
-		if printable(name) != name { // it goes to terminals before anybody has vouched for it
+		if Printable(name) != name { // it goes to terminals before anybody has vouched for it
 			return nil, nil, fmt.Errorf("%w: a role called %+q", ErrDraft, name)
 		}
 		data, err := readFile(dir, entry.Name())
@@ -100,6 +100,9 @@ func (e *Edit) checkDraft() error {
 		}
 		for _, a := range e.authorities(name) {
 			for _, id := range a.keyIDs {
+				if Printable(id) != id { // as for names of roles
+					return fmt.Errorf("%w: a key called %+q", ErrDraft, id)
+				}
 				if !signed[id] {
 					continue
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,11 +115,7 @@ func TestDraftEditedBetweenSigners(t *testing.T) {
 			}
 			v.edit("../.draft/root.json", func(s map[string]any) { v.grant(s, "snapshot", foreign.Public()) })
 			if strip {
-				data, err := os.ReadFile(v.file("../.draft/root.json"))
-				v.must(err)
-				head, tail, _ := strings.Cut(string(data), `"signatures":[`)
-				_, tail, _ = strings.Cut(tail, "]")
-				v.must(os.WriteFile(v.file("../.draft/root.json"), []byte(head+`"signatures":[]`+tail), 0o644))
+				v.unsign("../.draft/root.json")
 			}
 			*shown = repo.Diff{}
 			_, err := r.Apply(t.Context(), start, []crypto.Signer{second})
@@ -131,6 +128,38 @@ func TestDraftEditedBetweenSigners(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDraftOnTerminal: nothing of a draft reaches a terminal that this takes for more than
+// letters. What a draft lacks is printed before anybody has vouched for it.
+func TestDraftOnTerminal(t *testing.T) {
+	v, _ := waiting(t)
+	const id = "\x1b[2Jpublished"
+	v.edit("../.draft/root.json", func(s map[string]any) {
+		roles, keys := s["roles"].(map[string]any), s["keys"].(map[string]any)
+		root := roles["root"].(map[string]any)
+		ids := root["keyids"].([]any)
+		keys[id] = keys[ids[0].(string)]
+		root["keyids"] = append(ids, id)
+	})
+	v.unsign("../.draft/root.json")
+	r := v.f.open()
+	defer r.Close()
+	s, err := r.Apply(t.Context(), start, nil)
+	wantRefused(t, err, repo.ErrDraft, `a key called "\x1b[2Jpublished"`)
+	if slices.Contains(s.Missing["root"].Keys, id) || err != nil && strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("to be printed: %q, %v", s.Missing["root"].Keys, err)
+	}
+}
+
+// unsign takes all signatures away.
+func (v *vandal) unsign(name string) {
+	v.t.Helper()
+	data, err := os.ReadFile(v.file(name))
+	v.must(err)
+	head, tail, _ := strings.Cut(string(data), `"signatures":[`)
+	_, tail, _ = strings.Cut(tail, "]")
+	v.must(os.WriteFile(v.file(name), []byte(head+`"signatures":[]`+tail), 0o644))
 }
 
 // TestForeignDraft: a draft that lies in the folder is not taken along by a script
