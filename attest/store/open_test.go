@@ -79,3 +79,39 @@ func TestOpenWaits(t *testing.T) {
 		t.Errorf("the journal is %q: %v", mode, err)
 	}
 }
+
+// TestReplicasStartTogether has several replicas start at once: on a new database, and on one of the first schema, as
+// after an update of all of them.
+func TestReplicasStartTogether(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, f *fixture) {
+		together := func(what string) {
+			var all sync.WaitGroup
+			for range 6 {
+				all.Go(func() {
+					s, err := Open(t.Context(), Config{DSN: f.dsn, Replica: "a", Signer: f.key, Now: f.now})
+					if err != nil {
+						t.Errorf("%s: %v", what, err)
+						return
+					}
+					if err := s.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+		}
+		together("a new database")
+		for range 3 {
+			s := f.open(t, "a")
+			for _, q := range []string{
+				"ALTER TABLE devices DROP COLUMN orders", "ALTER TABLE devices DROP COLUMN format_order",
+				"ALTER TABLE devices DROP COLUMN repair_order", "DROP TABLE denials", "UPDATE counters SET value = 1 WHERE name = 'schema'",
+			} {
+				if _, err := s.db.ExecContext(t.Context(), q); err != nil {
+					t.Fatal(err)
+				}
+			}
+			together("a database of version 1")
+		}
+	})
+}

@@ -201,7 +201,7 @@ func (s *Store) prepare(ctx context.Context, driver string) error {
 			return err
 		}
 	}
-	return s.migrate(ctx)
+	return s.migrate(ctx, driver)
 }
 
 // useWAL switches a new file to a write-ahead log, which it keeps. Where another program is about to
@@ -227,8 +227,17 @@ func (s *Store) useWAL(ctx context.Context) error {
 	}
 }
 
-func (s *Store) migrate(ctx context.Context) error {
+// migrationLock is the number of the lock, in a database of PostgreSQL, of who makes or upgrades the tables.
+const migrationLock = 0x5ea1b007
+
+func (s *Store) migrate(ctx context.Context, driver string) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
+		if driver != driverSQLite {
+			// Of two replicas that start at once, PostgreSQL fails one in CREATE TABLE IF NOT EXISTS. SQLite has one writer.
+			if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
+				return fmt.Errorf("wait for other programs that start: %w", err)
+			}
+		}
 		for _, q := range schema {
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
