@@ -129,3 +129,15 @@ func TestTurns(t *testing.T) {
 		t.Errorf("turns (-want +got):\n%s", d)
 	}
 }
+
+// TestShunnedOverRounds: each network that leads nowhere twice is the work of a server that was not there before.
+func TestShunnedOverRounds(t *testing.T) {
+	p := &port{shun: new(shunned)}
+	for i := range 10 * maxShunned {
+		server := fmt.Sprint(i)
+		p.shun.servers, _ = (&keeper{port: p, suspect: server, got: &result{lease: lease{server: server}}}).shun()
+	}
+	if got := p.shun.servers; len(got) > maxShunned || got[len(got)-1] != fmt.Sprint(10*maxShunned-1) {
+		t.Errorf("after many rounds the list has %d servers, want at most %d and the last", len(got), maxShunned)
+	}
+}

@@ -146,5 +146,5 @@ func (k *keeper) shun() (servers []string, suspect string) {
 	case slices.Contains(before, server):
 		return []string{server}, ""
 	}
-	return append(slices.Clone(before), server), ""
+	return withServer(before, server), ""
 }

@@ -111,10 +111,15 @@ func (s *shunned) hears(server string) bool {
 
 // and returns the list with one more server, which is not heard for a while.
 func (s *shunned) and(server string) *shunned {
-	servers := append(slices.Clone(s.servers), server)
 	until := time.Now().Add(askAgain)
 	if until.Before(s.until) {
 		until = s.until
 	}
-	return &shunned{servers[max(0, len(servers)-maxShunned):], until}
+	return &shunned{withServer(s.servers, server), until}
+}
+
+// withServer returns the list with one more server, and without the oldest if it is full.
+func withServer(servers []string, server string) []string {
+	servers = append(slices.Clone(servers), server)
+	return servers[max(0, len(servers)-maxShunned):]
 }
