@@ -84,10 +84,10 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 // is not claimed, but nothing was made for it either.
 func (s *Server) pace(d *decision, remote string) error {
 	if d.verdict.Allowed() {
-		if !s.quiet.allow(releases, d.device.ID, remote, s.Now()) {
+		if !s.quiet.allow(releases, d.device, remote, s.Now()) {
 			return refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", fmt.Errorf("device %s asks too often", d.device.ID))
 		}
-	} else if !s.quiet.allow(denials, d.device.ID, remote, s.Now()) {
+	} else if !s.quiet.allow(denials, d.device, remote, s.Now()) {
 		s.count(d)
 		d.id = ""
 		return denial(http.StatusForbidden, d)
@@ -229,6 +229,9 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 		if v := d.verdict.Verified; v.Device.Phase == wire.PhaseBoot {
 			out.Ack = ackHash(d.ack)
 			out.Effects = store.Effects{Status: status, Versions: d.found.versions, Released: d.device.Orders}
+			if from := network(remote); from.IsValid() {
+				out.Effects.Status.Network = from.String()
+			}
 			out.Effects.Heard = int64(min(v.Device.Orders, uint64(d.device.Orders)))
 			out.Effects.AKName, out.Effects.AgentName = hex.EncodeToString(v.AKName), hex.EncodeToString(v.AgentName)
 		}

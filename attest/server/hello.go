@@ -94,7 +94,7 @@ const stageAttest = "attest"
 
 // attempt shows what came in a device's name, at the pace of its kind.
 func (s *Server) attempt(ctx context.Context, k kind, d store.Device, st store.Status, remote string) error {
-	if !s.quiet.allow(k, d.ID, remote, s.Now()) {
+	if !s.quiet.allow(k, d, remote, s.Now()) {
 		return nil
 	}
 	return s.Store.SetAttempt(ctx, d.ID, st)

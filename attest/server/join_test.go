@@ -89,6 +89,9 @@ func TestRemovedDevice(t *testing.T) {
 	if err := m.Ack(ctx, r); err != nil {
 		t.Fatal(err)
 	}
+	if d, err := l.store.Device(ctx, id); err != nil || d.Confirmed.Network != "127.0.0.1/32" || d.Attempt.Network != "" {
+		t.Errorf("%+v, %v; want the network of its proven boot", d, err)
+	}
 	h := handOver(t, r, m.cap(t))
 	a := newAgent(l, m, h)
 	if err := a.Once(ctx); err != nil {

@@ -87,6 +87,11 @@ func (l *networkLimiter) allow(device string, from netip.Prefix, now time.Time) 
 	return true
 }
 
+// allowAlone takes a token of the network itself and none of those around it.
+func (l *networkLimiter) allowAlone(device string, from netip.Prefix, now time.Time) bool {
+	return l[0].allow(place{device, from}, now)
+}
+
 // spend takes tokens for what was received already.
 func (l *networkLimiter) spend(device string, from netip.Prefix, tokens float64, now time.Time) {
 	for i, n := range around(from) {

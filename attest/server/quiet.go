@@ -34,7 +34,8 @@ const (
 	denialRate, denialBurst   = 1.0 / 60, 20
 	releaseRate, releaseBurst = 1.0 / 5, 64
 	// A device's pace in all networks together, in those of one: a stranger in one network does not use up what the
-	// device has in its own.
+	// device has in another. One who has several wide ones does, since the log has to be bounded; but not where the
+	// device has proven its last boot.
 	allNetworks = 4
 	// A report about attestation repeats the denial before it in fewer words.
 	denialStands = 10 * time.Minute
@@ -86,12 +87,19 @@ func newQuiet() *quiet {
 	}}
 }
 
-// allow tells whether this one is to be written, and counts it if not.
-func (q *quiet) allow(k kind, device, remote string, now time.Time) bool {
-	if q.paces[k].allow(device, network(remote), now) {
+// allow tells whether this one is to be written, and counts it if not. Where the device has proven its last boot, its pace
+// is that of this network alone: neighbours in the same /24 or /48 use up what these may have, and who has many networks
+// that of all.
+func (q *quiet) allow(k kind, d store.Device, remote string, now time.Time) bool {
+	from, p := network(remote), q.paces[k]
+	allow := p.allow
+	if from.IsValid() && from.String() == d.Confirmed.Network {
+		allow = p.each.allowAlone
+	}
+	if allow(d.ID, from, now) {
 		return true
 	}
-	q.unrecorded.add(unrecorded{device, k}, count{1, now})
+	q.unrecorded.add(unrecorded{d.ID, k}, count{1, now})
 	return false
 }
 

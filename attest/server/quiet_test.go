@@ -200,6 +200,63 @@ func TestStrangerMutesNoDenial(t *testing.T) {
 	}
 }
 
+// TestManyNetworksHideNoCount: who has enough networks can use up the pace of a device in all of them, one does not; what
+// the device was denied is counted all the same. Where it has proven a boot, it is recorded.
+func TestManyNetworksHideNoCount(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		networks int
+		home     string
+		want     bool
+	}{{networks: 1, want: true}, {networks: 2, want: true}, {networks: 3}, {networks: 3, home: "192.0.2.1/32", want: true}, {networks: 3, home: "192.0.2.2/32"}} {
+		q, d := newQuiet(), store.Device{ID: "d", Confirmed: store.Status{Network: c.home}}
+		for i := range c.networks * 256 {
+			for range 4 {
+				q.allow(denials, d, fmt.Sprintf("203.0.%d.%d:1", i>>8, i&0xff), now)
+			}
+		}
+		q.unrecorded.drain()
+		if got := q.allow(denials, d, "192.0.2.1:1", now); got != c.want {
+			t.Errorf("%+v: after denials from that many networks /24 the device's own is recorded: %t", c, got)
+		}
+		if got := q.unrecorded.take(unrecorded{"d", denials}); (got.n == 1) == c.want {
+			t.Errorf("%+v: %d are counted", c, got.n)
+		}
+	}
+}
+
+// TestNeighboursTakeNoRelease has two neighbours of a device, in its /24 or /48, ask in its name without a pause. In the network
+// in which it has proven its last boot it gets a release all the same, and no more of them than before.
+func TestNeighboursTakeNoRelease(t *testing.T) {
+	for name, c := range map[string]struct {
+		home, device string
+		neighbours   []string
+	}{
+		"IPv4": {"198.51.100.20/32", "198.51.100.20:1", []string{"198.51.100.7:1", "198.51.100.8:1"}},
+		"IPv6": {"2001:db8:1:300::/64", "[2001:db8:1:300::1]:1", []string{"[2001:db8:1:100::1]:1", "[2001:db8:1:200::1]:1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q, now := newQuiet(), time.Now()
+			d := store.Device{ID: "d", Confirmed: store.Status{Network: c.home}}
+			got := 0
+			for range 3600 {
+				now = now.Add(time.Second)
+				for range 2 {
+					for _, n := range c.neighbours {
+						q.allow(releases, d, n, now)
+					}
+				}
+				if q.allow(releases, d, c.device, now) {
+					got++
+				}
+			}
+			if want := releaseBurst + 3600*releaseRate; float64(got) < want-1 || float64(got) > want+1 {
+				t.Errorf("%d releases in an hour, want %v", got, want)
+			}
+		})
+	}
+}
+
 // TestWhatWasDroppedIsTold sends more than is recorded and stops: what was dropped is in the audit log all the same,
 // with its number and since when, in a bounded number of records.
 func TestWhatWasDroppedIsTold(t *testing.T) {

@@ -77,6 +77,7 @@ type Status struct {
 	Version  int64     `json:"version,omitempty"` // of the image
 	Loader   string    `json:"loader,omitempty"`  // version of what spoke, in its own words
 	Decision string    `json:"decision,omitempty"`
+	Network  string    `json:"network,omitempty"` // from which a boot came, as a prefix; only proven in a Confirmed
 }
 
 // Enrol adds a device with all its endorsement keys, which must be unknown so far ([ErrExists]).
