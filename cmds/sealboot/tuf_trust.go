@@ -134,7 +134,7 @@ func newTUFTrustCmd() *cobra.Command {
 		Long: `Say from which root a repository is verified on this machine before anything is
 built on it. "tuf init" has done that where it ran. Everywhere else, and for a
 repository of another tool, the root comes by a way of its own: as a file, or as
-the digest that "tuf trust" prints on the first machine and devices measure.
+the digest that "tuf trust" prints on the first machine.
 Without a root it shows what this machine trusts and has seen.`,
 		Example: `  sealboot tuf trust repo --root 1.root.json
   sealboot tuf trust repo --root-digest sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
