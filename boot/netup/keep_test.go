@@ -29,7 +29,7 @@ func TestKept(t *testing.T) {
 	ra := []string{"--enable-ra", "--dhcp-range=2001:db8::,ra-only,64,1h", "--dhcp-option=option6:dns-server,[2001:db8::53]"}
 	rogue := []string{"--dhcp-range=198.51.100.50,198.51.100.60,255.255.255.0,1h", "--dhcp-option=option:router,198.51.100.9",
 		"--dhcp-option=option:dns-server,198.51.100.9", "--dhcp-option=26,9000"}
-	slow := append([]string{"--dhcp-reply-delay=1"}, good...)
+	slow := append([]string{"--dhcp-reply-delay=2"}, good...)
 	for _, c := range []struct {
 		name  string
 		world world
@@ -50,7 +50,7 @@ func TestKept(t *testing.T) {
 				t.Errorf("reports %q", o.Reports)
 			}
 		}},
-		{"a rogue server is quicker once", world{Server: slow, Rogue: rogue, Host: only("dhcp4"), Then: "anew"}, func(t *testing.T, o outcome) {
+		{"a rogue server is quicker once", world{Server: slow, Rogue: rogue, Host: only("dhcp4"), Lease: time.Minute, Then: "anew"}, func(t *testing.T, o outcome) {
 			if first := o.Network.Addresses[0].String(); !strings.HasPrefix(first, "198.51.100.") {
 				t.Fatalf("%v came first: the test shows nothing", first)
 			}
@@ -200,7 +200,8 @@ func serveShort(link netlink.Link) error {
 	return s.Serve()
 }
 
-// switched puts a switch between the client and two servers, a good and a rogue one.
+// switched puts a switch between the client and two servers, a good and a rogue one. The good one starts when the rogue
+// one has given a lease, so that it is not the first on a machine that is busy.
 func switched(w world, client netlink.Link) error {
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "switch"}}
 	if err := errors.Join(netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge)); err != nil {
@@ -213,10 +214,7 @@ func switched(w world, client netlink.Link) error {
 	if err := errors.Join(netlink.AddrDel(client, old), netlink.LinkSetMaster(client, bridge)); err != nil {
 		return fmt.Errorf("plug the client in: %w", err)
 	}
-	for name, server := range map[string]struct {
-		addr string
-		args []string
-	}{"good": {serverV4, w.Server}, "rogue": {"198.51.100.1/24", w.Rogue}} {
+	for name, addr := range map[string]string{"good": serverV4, "rogue": "198.51.100.1/24"} {
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-port"}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
@@ -225,23 +223,39 @@ func switched(w world, client netlink.Link) error {
 		if err != nil {
 			return err
 		}
-		addr, err := netlink.ParseAddr(server.addr)
+		a, err := netlink.ParseAddr(addr)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port), netlink.LinkSetUp(veth), netlink.AddrAdd(veth, addr)); err != nil {
+		if err := errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port), netlink.LinkSetUp(veth), netlink.AddrAdd(veth, a)); err != nil {
 			return fmt.Errorf("plug %s in: %w", name, err)
 		}
-		args, err := dnsmasq(name+"-leases", append([]string{"--interface=" + name, "--bind-interfaces"}, server.args...))
-		if err != nil {
-			return err
-		}
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Stderr = os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			return err
-		}
 	}
+	if err := serve("rogue", w.Rogue); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			if b, err := os.ReadFile("rogue-leases"); err == nil && len(b) > 0 {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err := serve("good", w.Server); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}()
 	return nil
+}
+
+// serve starts dnsmasq on the link name.
+func serve(name string, more []string) error {
+	args, err := dnsmasq(name+"-leases", append([]string{"--interface=" + name, "--bind-interfaces"}, more...))
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd.Start()
 }
