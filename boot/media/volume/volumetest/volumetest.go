@@ -113,7 +113,9 @@ func (i Image) Edit(t testing.TB, change func(dir string)) Image {
 	t.Helper()
 	needLoop(t)
 	dir := t.TempDir()
-	run(t, "mount", "-o", "loop", i.Path, dir)
+	dev := i.loop(t)
+	defer run(t, "losetup", "--detach", dev)
+	run(t, "mount", dev, dir)
 	defer run(t, "umount", dir)
 	change(dir)
 	return i
@@ -122,13 +124,20 @@ func (i Image) Edit(t testing.TB, change func(dir string)) Image {
 // attach returns the loop device that the image is behind until the test ends.
 func (i Image) attach(t testing.TB) string {
 	t.Helper()
+	dev := i.loop(t)
+	t.Cleanup(func() { run(t, "losetup", "--detach", dev) })
+	return dev
+}
+
+// loop puts the image behind a loop device of its own. What "mount -o loop" does instead is not good enough: it takes a
+// device that it finds attached to a file with this number, which can be one that an earlier test has deleted.
+func (i Image) loop(t testing.TB) string {
+	t.Helper()
 	args := []string{"--find", "--show", i.Path}
 	if i.ReadOnly {
 		args = append(args, "--read-only")
 	}
-	dev := strings.TrimSpace(run(t, "losetup", args...))
-	t.Cleanup(func() { run(t, "losetup", "--detach", dev) })
-	return dev
+	return strings.TrimSpace(run(t, "losetup", args...))
 }
 
 func run(t testing.TB, name string, args ...string) string {
