@@ -54,7 +54,7 @@ func (p *port) clear() error {
 	if err := p.setIPv6("disable_ipv6", "1"); err != nil {
 		return err
 	}
-	addrs, err := netlink.AddrList(p.link, netlink.FAMILY_V4)
+	addrs, err := p.listAddresses(netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("list the addresses: %w", err)
 	}
@@ -100,4 +100,19 @@ func writeResolvConf(path string, servers []netip.Addr) error {
 		return fmt.Errorf("write the DNS servers: %w", err)
 	}
 	return nil
+}
+
+func (p *port) listAddresses(family int) ([]netlink.Addr, error) {
+	return dump(func() ([]netlink.Addr, error) { return netlink.AddrList(p.link, family) })
+}
+
+// dump lists what the kernel has of a kind, again if it changed meanwhile: who floods the link with advertisements must
+// not make a network that is there look like one that is gone.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 20 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }

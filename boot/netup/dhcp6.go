@@ -167,7 +167,7 @@ func covers(m *dhcpv6.Message, addresses []netip.Prefix) bool {
 // waitLinkLocal waits until the link-local address may be used.
 func (p *port) waitLinkLocal(ctx context.Context) error {
 	for {
-		addrs, err := netlink.AddrList(p.link, netlink.FAMILY_V6)
+		addrs, err := p.listAddresses(netlink.FAMILY_V6)
 		if err != nil {
 			return fmt.Errorf("list the addresses: %w", err)
 		}

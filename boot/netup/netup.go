@@ -211,7 +211,7 @@ func race(ctx context.Context, ports []*port, o Options) (*result, error) {
 // Down takes every Ethernet link down, so that no card writes into the memory
 // of the next kernel. It goes on after an error and returns all of them.
 func Down() error {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("network down: list the links: %w", err)
 	}

@@ -36,7 +36,7 @@ func findPorts(ctx context.Context, want []config.Interface, timeout time.Durati
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
-		links, err := netlink.LinkList()
+		links, err := dump(netlink.LinkList)
 		if err != nil {
 			return nil, fmt.Errorf("list the links: %w", err)
 		}

@@ -148,7 +148,7 @@ func (p *port) slaac(ctx context.Context, hints *raHints) (lease, error) {
 
 // advertised is what the kernel has at this moment from advertisements.
 func (p *port) advertised(hints *raHints) (lease, error) {
-	addrs, err := netlink.AddrList(p.link, netlink.FAMILY_V6)
+	addrs, err := p.listAddresses(netlink.FAMILY_V6)
 	if err != nil {
 		return lease{}, fmt.Errorf("list the addresses: %w", err)
 	}
@@ -169,8 +169,10 @@ func (p *port) advertised(hints *raHints) (lease, error) {
 
 // routers names the routers that have advertised themselves.
 func (p *port) routers() (string, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6,
-		&netlink.Route{LinkIndex: p.link.Attrs().Index, Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{LinkIndex: p.link.Attrs().Index, Protocol: unix.RTPROT_RA},
+			netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return "", fmt.Errorf("list the routes: %w", err)
 	}
