@@ -63,17 +63,21 @@ func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files 
 	if err != nil {
 		return err
 	}
-	for _, part := range []struct {
-		dir   string
-		names []string
-	}{{bundle.MetadataDir, names}, {bundle.TargetsDir, files}} {
-		for _, name := range part.names {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			if err := r.addFile(tw, part.dir, name); err != nil {
-				return fmt.Errorf("bundle %s/%s: %w", part.dir, name, err)
-			}
+	for _, name := range names {
+		data, err := readFile(r.path(bundle.MetadataDir), name)
+		if err != nil {
+			return fmt.Errorf("bundle %s: %w", name, err)
+		}
+		if err := addBytes(tw, bundle.MetadataDir+"/"+name, data); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := r.addFile(tw, bundle.TargetsDir, file); err != nil {
+			return fmt.Errorf("bundle target file %s: %w", file, err)
 		}
 	}
 	return tw.Close()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/regular"
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
 	"github.com/sealboot/sealboot/measure/atomicfile"
@@ -175,18 +173,8 @@ func linkAll(src, dst string) error {
 
 // copyAll gives dst copies of the files of src, on the disk.
 func copyAll(src, dst string) error {
-	root, err := os.OpenRoot(src)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	return eachFile(src, func(name string) error {
-		f, err := regular.Open(root, name, os.O_RDONLY, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		data, err := io.ReadAll(f)
+		data, err := readFile(src, name)
 		if err != nil {
 			return err
 		}

@@ -352,6 +352,14 @@ func TestLinksInside(t *testing.T) {
 	if _, err := r.Bundle(t.Context(), start, repo.Bundle{Lifetime: time.Hour, Keys: f.all()}, &tarball); err == nil {
 		t.Error("a bundle with a pipe")
 	}
+	v.must(os.Remove(link))
+	v.must(errors.Join(os.WriteFile(link, nil, 0o600), os.Truncate(link, 1<<40)))
+	if _, err := r.Bundle(t.Context(), start, repo.Bundle{Lifetime: time.Hour, Keys: f.all()}, io.Discard); !errors.Is(err, tuf.ErrTooLarge) {
+		t.Errorf("a bundle with a TiB of junk: %v", err)
+	}
+	if err := r.Export(t.Context(), t.TempDir()); !errors.Is(err, tuf.ErrTooLarge) {
+		t.Errorf("an export with a TiB of junk: %v", err)
+	}
 }
 
 // TestForeignRepository: what another tool has made, or another machine, is taken
