@@ -2,6 +2,7 @@ package loader
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,38 @@ import (
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/console"
 )
+
+// TestCacheOpenedOnce has a machine go through rounds in which the image is not to be had. It may be offline for weeks and
+// must not run out of file descriptors.
+func TestCacheOpenedOnce(t *testing.T) {
+	m, err := New(Options{Site: new(config.Site), Console: console.New(console.Options{Out: io.Discard}), Cache: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	first := m.fetchOptions(t.Context()).Cache
+	if first == nil {
+		t.Fatal("downloads are not kept")
+	}
+	before := openFiles(t)
+	for range 50 {
+		if c := m.fetchOptions(t.Context()).Cache; c != first {
+			t.Fatal("each round opens the cache anew")
+		}
+	}
+	if after := openFiles(t); after > before {
+		t.Errorf("%d files were open, and %d after 50 rounds", before, after)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
+}
 
 // TestCacheLinks has links where a cache volume's folders would be: nothing is written where they lead.
 func TestCacheLinks(t *testing.T) {

@@ -66,8 +66,9 @@ type Machine struct {
 	dry     bool // nothing may be changed
 
 	cacheOnce sync.Once
-	cacheRoot string    // where SB-CACHE is mounted; empty without it
-	store     tuf.Store // of metadata; nil before it is needed
+	cacheRoot string       // where SB-CACHE is mounted; empty without it
+	cache     *fetch.Cache // of downloads; nil before it is needed
+	store     tuf.Store    // of metadata; nil before it is needed
 
 	closers []func() error // called last to first
 }

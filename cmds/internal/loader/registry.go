@@ -227,8 +227,12 @@ func (m *Machine) fetchOptions(ctx context.Context) fetch.Options {
 	return fetch.Options{Cache: m.downloads(ctx), Progress: m.progress, Warn: m.o.Console.Warn}
 }
 
-// downloads is the cache of partial downloads, nil on a machine without one.
+// downloads is the cache of partial downloads, nil on a machine without one. It is opened once, however many rounds and
+// sources ask for it: each opening costs a descriptor until the machine is closed.
 func (m *Machine) downloads(ctx context.Context) *fetch.Cache {
+	if m.cache != nil {
+		return m.cache
+	}
 	dir := m.cacheDir(ctx, "blobs")
 	if dir == "" {
 		return nil
@@ -239,6 +243,7 @@ func (m *Machine) downloads(ctx context.Context) *fetch.Cache {
 		return nil
 	}
 	m.closers = append(m.closers, c.Close)
+	m.cache = c
 	return c
 }
 
