@@ -63,6 +63,12 @@ func TestKept(t *testing.T) {
 				t.Errorf("made anew: %v; want the one server there is", o.After)
 			}
 		}},
+		// What the spare link was given would take what is for the server.
+		{"without the host config", world{Server: good, Spare: true, Host: `{"interfaces":[{"name":"spare","addresses":["192.0.2.2/25"]}]}`, Then: "without"}, func(t *testing.T, o outcome) {
+			if got := o.After.Addresses[0].String(); o.Network.Link != "spare" || o.After.Link != "eth0" || !strings.HasPrefix(got, "192.0.2.5") {
+				t.Errorf("made anew: %v after %v; want a lease", o.After, o.Network)
+			}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -105,6 +111,13 @@ func after(what string, n *netup.Network, host *config.Host, opts netup.Options,
 			time.Sleep(10 * time.Millisecond)
 		}
 		return nil, waitAddresses(ctx, link, netlink.FAMILY_V6, first)
+	case "without":
+		opts.Before = n
+		anew, err := netup.Up(ctx, nil, opts)
+		if err == nil && !reach("192.0.2.1") {
+			err = errors.New("the server cannot be reached")
+		}
+		return anew, err
 	case "anew":
 		var anew *netup.Network
 		for opts.Before = n; ; opts.Before = anew {
@@ -134,6 +147,20 @@ func after(what string, n *netup.Network, host *config.Host, opts netup.Options,
 		return anew, waitAddresses(ctx, link, netlink.FAMILY_V4, anew.Addresses[0].String())
 	}
 	return nil, errors.New("unknown")
+}
+
+// addSpare adds a link with a carrier that is no card.
+func addSpare() error {
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "spare"}}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "spare-port"}, PeerName: "spare-end"}
+	if err := errors.Join(netlink.LinkAdd(bridge), netlink.LinkAdd(veth)); err != nil {
+		return fmt.Errorf("add a spare link: %w", err)
+	}
+	end, err := netlink.LinkByName(veth.PeerName)
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.LinkSetMaster(veth, bridge), netlink.LinkSetUp(veth), netlink.LinkSetUp(end), netlink.LinkSetUp(bridge))
 }
 
 // waitAddresses waits until these and no others are on the link, link-local ones aside.

@@ -131,6 +131,7 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
+	o.Before.leave(ports)
 	mtus, suspect := o.Before.prepare(ports, o.LeaseTimeout)
 	got, err := race(ctx, ports, o)
 	if err != nil {
@@ -152,6 +153,18 @@ func Up(ctx context.Context, host *config.Host, o Options) (*Network, error) {
 	}
 	n.keeper.keep(ctx)
 	return n, nil
+}
+
+// leave takes back what the port of the network before was given, if it is none of those to come: a route there would lead
+// away from the network that is made now. A port that is used again is cleared then.
+func (n *Network) leave(ports []*port) {
+	if n == nil || n.keeper == nil {
+		return
+	}
+	old := n.keeper.port
+	if !slices.ContainsFunc(ports, func(p *port) bool { return p.link.Attrs().Index == old.link.Attrs().Index }) {
+		old.leave()
+	}
 }
 
 // prepare tells the ports what the network before has taught: whom to hear last,
@@ -185,6 +198,9 @@ func race(ctx context.Context, ports []*port, o Options) (*result, error) {
 	for _, p := range ports {
 		running.Go(func() {
 			r := p.configure(ctx, o)
+			if r.err != nil {
+				p.leave()
+			}
 			select {
 			case results <- r:
 			case <-ctx.Done():

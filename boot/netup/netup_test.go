@@ -59,6 +59,7 @@ type world struct {
 
 	Rogue []string // arguments of a second dnsmasq, on the same switch
 	Short bool     // a server of our own, with leases that dnsmasq has not
+	Spare bool     // the client has a second link, that leads nowhere
 	Then  string   // what happens to the network that is up; see after
 }
 
@@ -142,6 +143,11 @@ func TestUp(t *testing.T) {
 		{"unplugged", world{Server: v4, Unplug: true, Carrier: 2 * time.Second}, func(t *testing.T, o outcome) {
 			if !o.NoCarrier || !strings.Contains(o.Err, "cable") {
 				t.Errorf("outcome %+v; want ErrNoCarrier", o)
+			}
+		}},
+		{"static on the loopback", world{NoLink: true, Carrier: time.Second, Host: `{"interfaces":[{"name":"lo","addresses":["192.0.2.77/1"]}]}`}, func(t *testing.T, o outcome) {
+			if !o.NoLink || o.Network != nil {
+				t.Errorf("outcome %+v; want ErrNoLink, since such an address takes what is for others", o)
 			}
 		}},
 		{"no interface", world{NoLink: true, Carrier: time.Second}, func(t *testing.T, o outcome) {
@@ -230,6 +236,11 @@ func client() error {
 			return err
 		}
 		defer stop()
+	}
+	if w.Spare {
+		if err := addSpare(); err != nil {
+			return err
+		}
 	}
 	var host *config.Host
 	if w.Host != "" {

@@ -27,7 +27,8 @@ type port struct {
 	link netlink.Link
 	conf config.Interface
 	shun *shunned
-	mtu  int // as it was before any lease; 0 if it is not known
+	mtu  int  // as it was before any lease; 0 if it is not known
+	made bool // the link is a VLAN that was made here
 }
 
 // findPorts returns the links of the machine that want names, waiting for
@@ -80,6 +81,9 @@ func find(links []netlink.Link, w config.Interface) netlink.Link {
 	mac, _ := net.ParseMAC(w.MAC)
 	for _, l := range links {
 		a := l.Attrs()
+		if a.Flags&net.FlagLoopback != 0 {
+			continue // an address there would take what is for others
+		}
 		if w.Name != "" && a.Name == w.Name || w.MAC != "" && ethernet(l) && a.HardwareAddr.String() == mac.String() {
 			return l
 		}
@@ -170,6 +174,15 @@ func (p *port) up() error {
 	return nil
 }
 
+// leave takes back all that the port was given, after which it is no port any more.
+func (p *port) leave() {
+	if p.made {
+		_ = netlink.LinkDel(p.link) // with all that was set on it
+		return
+	}
+	_ = p.clear() // what stays, the next use of the link takes back
+}
+
 func (p *port) autoconf() string {
 	if p.conf.VLAN == 0 && p.wants(config.SLAAC) {
 		return "1"
@@ -203,7 +216,7 @@ func (p *port) vlan() error {
 	if err != nil {
 		return fmt.Errorf("find VLAN %d: %w", p.conf.VLAN, err)
 	}
-	p.link, p.conf.MTU, p.conf.VLAN, p.mtu = l, 0, 0, 0
+	p.link, p.conf.MTU, p.conf.VLAN, p.mtu, p.made = l, 0, 0, 0, true
 	return p.up()
 }
 

@@ -152,7 +152,7 @@ func TestProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := open(t, "registry.test/os:v1", oci.Connection{PlainHTTP: true, Proxy: u}, layer); err != nil {
+	if err := open(t, "registry.test/os:v1", oci.Connection{PlainHTTP: true, Proxy: http.ProxyURL(u)}, layer); err != nil {
 		t.Error(err)
 	}
 	if seen.Load() == 0 {

@@ -359,7 +359,7 @@ func TestTunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 		u.User = url.UserPassword(user, password)
-		return oci.Connection{CA: cert, Proxy: u, DockerConfig: ocitest.DockerConfig(addr, "device", "secret")}
+		return oci.Connection{CA: cert, Proxy: http.ProxyURL(u), DockerConfig: ocitest.DockerConfig(addr, "device", "secret")}
 	}
 	layer := random(100)
 	pushImage(t, openRemote(t, addr+"/os/test:v1", through("box", "hush")).Repository(), "v1", layer)

@@ -32,7 +32,9 @@ type Connection struct {
 	// Credential is asked if DockerConfig is empty; nil is anonymous.
 	Credential auth.CredentialFunc
 
-	Proxy *url.URL // HTTP proxy for every request
+	// Proxy says by which HTTP proxy a request goes; nil is none. It is asked for every request, since the network can be
+	// made anew without the one that there was.
+	Proxy func(*http.Request) (*url.URL, error)
 	// Now is the time that certificates are judged by; nil is the system clock.
 	Now func() time.Time
 	// Dial replaces the TCP dialer.
@@ -129,9 +131,7 @@ func (c Connection) transport() (*http.Transport, error) {
 		MaxIdleConnsPerHost:    8,
 		IdleConnTimeout:        time.Minute,
 		Protocols:              new(http.Protocols),
-	}
-	if c.Proxy != nil {
-		t.Proxy = http.ProxyURL(c.Proxy)
+		Proxy:                  c.Proxy,
 	}
 	// One connection shared by all streams would undo what several are for.
 	t.Protocols.SetHTTP1(true)

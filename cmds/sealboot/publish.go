@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -58,7 +59,7 @@ func (f *connectionFlags) connection() (oci.Connection, error) {
 		if err != nil {
 			return conn, fmt.Errorf("proxy: %w", redact.Error(err))
 		}
-		conn.Proxy = u
+		conn.Proxy = http.ProxyURL(u)
 	}
 	return conn, nil
 }

@@ -65,6 +65,8 @@ type Machine struct {
 	floor   *nvFloor
 	dry     bool // nothing may be changed
 
+	rounds int // in which the network was made
+
 	cacheOnce sync.Once
 	cacheRoot string       // where SB-CACHE is mounted; empty without it
 	cache     *fetch.Cache // of downloads; nil before it is needed
@@ -205,6 +207,22 @@ func (m *Machine) parseHost(raw []byte) *config.Host {
 	return host
 }
 
+// withoutHost says that of as many rounds the last goes without the host config.
+const withoutHost = 3
+
+// hostFor is the host config for the next time that the network is made. One can be right in every word and lead nowhere: a
+// foreign address, a VLAN or a proxy that is not there. An operating system that left it must not keep every later one
+// from booting, so a machine that got nowhere with it twice does without, in turns.
+func (m *Machine) hostFor(raw []byte) *config.Host {
+	host := m.parseHost(raw)
+	m.rounds++
+	if host != nil && m.rounds%withoutHost == 0 {
+		m.o.Console.Warn(errors.New("the network of the host config has led nowhere: this round goes without a host config"))
+		return nil
+	}
+	return host
+}
+
 // network is the machine's network, or the one that is there already.
 type network struct{ m *Machine }
 
@@ -213,7 +231,7 @@ func (n network) Up(ctx context.Context, raw []byte) error {
 	if m.o.NoNetwork {
 		return nil
 	}
-	host := m.parseHost(raw)
+	host := m.hostFor(raw)
 	up, err := netup.Up(ctx, host, netup.Options{Before: m.up.Load(), Report: m.o.Console.Warn})
 	if err != nil {
 		return err

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,20 +108,12 @@ func (m *Machine) remote(src *config.Source, ref string) (*oci.Remote, error) {
 	host := config.Registry(ref)
 	conn := oci.Connection{
 		PlainHTTP: src.PlainHTTP, CA: []byte(src.CA), DockerConfig: m.o.DockerConfig,
-		Now: m.clock.Now, Dial: m.dialer().DialContext,
+		Now: m.clock.Now, Dial: m.dialer().DialContext, Proxy: m.proxy,
 	}
 	// A mirror is somebody else's, and so may be what a TUF target names.
 	if a := src.Auth; a != nil && host == src.CredentialHost() {
 		conn.Cert, conn.Key = []byte(a.Cert), []byte(a.Key)
 		conn.Credential = auth.StaticCredential(host, auth.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.Token})
-	}
-	scheme := "https"
-	if src.PlainHTTP {
-		scheme = "http"
-	}
-	var err error
-	if conn.Proxy, err = m.proxy(&http.Request{URL: &url.URL{Scheme: scheme, Host: host}}); err != nil {
-		return nil, fmt.Errorf("proxy for %s: %w", host, err)
 	}
 	return oci.NewRemote(ref, conn)
 }
