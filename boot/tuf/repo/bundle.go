@@ -59,12 +59,17 @@ func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files 
 	if err := addBytes(tw, bundle.SealFile, seal); err != nil {
 		return err
 	}
-	names, err := fs.Glob(os.DirFS(r.path(bundle.MetadataDir)), "*.json")
+	dir, err := r.below(bundle.MetadataDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := fs.Glob(dir.FS(), "*.json")
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		data, err := readFile(r.path(bundle.MetadataDir), name)
+		data, err := readFile(dir, name)
 		if err != nil {
 			return fmt.Errorf("bundle %s: %w", name, err)
 		}
@@ -156,7 +161,12 @@ func (r *Repo) references(f *metadata.TargetFiles, file string) ([]string, error
 	}
 	names := []string{custom.ReferenceValues}
 	if custom.Kind == image.KindLinux {
-		data, err := readFile(r.path(bundle.TargetsDir), filepath.FromSlash(file))
+		dir, err := r.below(bundle.TargetsDir)
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		data, err := readFile(dir, filepath.FromSlash(file))
 		if err != nil {
 			return nil, err
 		}

@@ -267,7 +267,7 @@ func AddTarget(t Target) Change {
 			return fmt.Errorf("target %s: %w", t.Name, err)
 		}
 		defer src.Close()
-		file, err := e.repo.copyTarget(t.Name, src, e.root().Signed.ConsistentSnapshot)
+		file, err := e.repo.copyTarget(t.Name, src, e.root().Signed.ConsistentSnapshot, e.published.roles)
 		if err != nil {
 			return fmt.Errorf("target %s: %w", t.Name, err)
 		}

@@ -18,10 +18,15 @@ import (
 // is published is out of date, and dropped: this process was killed before it
 // could, or somebody published past it.
 func (e *Edit) addDraft() error {
-	draft, files, err := readDraft(e.repo.path(draftDir))
+	dir, err := e.repo.below(draftDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("the draft: %w; drop it", err)
+	}
+	defer dir.Close()
+	draft, files, err := readDraft(dir)
 	if err != nil {
 		return fmt.Errorf("the draft: %w; drop it or repair it", err)
 	}
@@ -46,8 +51,8 @@ func (e *Edit) addDraft() error {
 }
 
 // readDraft reads the roles in a folder, and the files that they are in.
-func readDraft(dir string) (roles map[string]any, files map[string][]byte, err error) {
-	entries, err := os.ReadDir(dir)
+func readDraft(dir *os.Root) (roles map[string]any, files map[string][]byte, err error) {
+	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -121,16 +122,25 @@ func (r *Repo) Export(ctx context.Context, dst string) error {
 	if err := os.RemoveAll(out.path(stagingDir)); err != nil { // a link, perhaps
 		return err
 	}
+	there := func() (map[string]any, error) { return nil, nil } // no name that was given is given again
+	if !p.roles[tuf.RoleRoot].(*rootMD).Signed.ConsistentSnapshot {
+		there = sync.OnceValues(out.readPublished)
+	}
 	for _, file := range slices.Sorted(maps.Keys(files)) {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := r.exportTarget(out, file, files[file]); err != nil {
+		if err := r.exportTarget(out, there, file, files[file]); err != nil {
 			return fmt.Errorf("export target %s: %w", file, err)
 		}
 	}
-	err = out.replaceDir(bundle.MetadataDir, func(staged string) error {
-		return copyAll(r.path(bundle.MetadataDir), staged)
+	err = out.replaceDir(bundle.MetadataDir, func(staged *os.Root) error {
+		dir, err := r.below(bundle.MetadataDir)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		return copyAll(dir, staged)
 	})
 	if err != nil {
 		return fmt.Errorf("export to %s: %w", dst, err)
@@ -138,8 +148,9 @@ func (r *Repo) Export(ctx context.Context, dst string) error {
 	return nil
 }
 
-// exportTarget copies a target file, which has its final name already, to out.
-func (r *Repo) exportTarget(out *Repo, file string, want tuf.Want) error {
+// exportTarget copies a target file, which has its final name already, to out, whose
+// clients may be told of another one by what is there.
+func (r *Repo) exportTarget(out *Repo, there func() (map[string]any, error), file string, want tuf.Want) error {
 	src, err := r.openPlain(bundle.TargetsDir, file)
 	if err != nil {
 		return err
@@ -159,7 +170,11 @@ func (r *Repo) exportTarget(out *Repo, file string, want tuf.Want) error {
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	_, err = out.copyTarget(file, src, false)
+	published, err := there()
+	if err != nil {
+		return fmt.Errorf("see whether clients of %s are told of another file of that name: %w; remove what is broken there", out.dir, err)
+	}
+	_, err = out.copyTarget(file, src, false, published)
 	return err
 }
 
@@ -177,7 +192,7 @@ func (r *Repo) checkTarget(file string, want tuf.Want) error {
 // put anything there: a pipe would wait for ever, and a link could have a file of the
 // operator's, a key even, read and published.
 func (r *Repo) openPlain(dir, name string) (*os.File, error) {
-	root, err := os.OpenRoot(r.path(dir))
+	root, err := r.below(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,9 @@ import (
 // copyTarget copies src to where clients will look for it, and returns what
 // to sign. With consistent snapshots the digest is in the name, so nothing that
 // is published is touched. In the plain layout a file that clients are told of
-// is never replaced: they would be told of the new one a moment later, or never.
-func (r *Repo) copyTarget(name string, src io.Reader, consistent bool) (*metadata.TargetFiles, error) {
+// is never replaced: they would be told of the new one a moment later, or never. What
+// they are told of is in published, by role.
+func (r *Repo) copyTarget(name string, src io.Reader, consistent bool, published map[string]any) (*metadata.TargetFiles, error) {
 	if err := os.MkdirAll(r.path(stagingDir), 0o755); err != nil {
 		return nil, err
 	}
@@ -44,7 +45,7 @@ func (r *Repo) copyTarget(name string, src io.Reader, consistent bool) (*metadat
 	}
 	f := &metadata.TargetFiles{Length: n, Path: name, Hashes: metadata.Hashes{"sha256": digest.Sum(nil)}}
 	if !consistent {
-		if err := r.mayReplace(name, f); err != nil {
+		if err := mayReplace(published, name, f); err != nil {
 			return nil, err
 		}
 	}
@@ -53,15 +54,8 @@ func (r *Repo) copyTarget(name string, src io.Reader, consistent bool) (*metadat
 
 // mayReplace refuses to touch what the published metadata of a plain layout
 // lists, unless it stays what it is.
-func (r *Repo) mayReplace(name string, f *metadata.TargetFiles) error {
-	published, err := readPublished(r.path(bundle.MetadataDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if published[tuf.RoleRoot].(*rootMD).Signed.ConsistentSnapshot {
+func mayReplace(published map[string]any, name string, f *metadata.TargetFiles) error {
+	if root, ok := published[tuf.RoleRoot].(*rootMD); !ok || root.Signed.ConsistentSnapshot {
 		return nil
 	}
 	for _, md := range published {
@@ -77,36 +71,22 @@ func (r *Repo) mayReplace(name string, f *metadata.TargetFiles) error {
 
 // placeTarget gives a staged file its place below the targets.
 func (r *Repo) placeTarget(staged, file string) error {
-	dst := r.path(bundle.TargetsDir, filepath.FromSlash(file))
-	if err := r.makeTargetDir(path.Dir(file)); err != nil {
+	dir, err := r.makeBelow(bundle.TargetsDir + "/" + path.Dir(file))
+	if err != nil {
 		return err
 	}
-	r.step()
-	if err := os.Rename(staged, dst); err != nil {
-		return err
-	}
-	r.step()
-	return r.syncUp(filepath.Dir(dst))
-}
-
-// makeTargetDir makes a folder below the targets, which no link leads out of.
-func (r *Repo) makeTargetDir(dir string) error {
-	if err := os.MkdirAll(r.path(bundle.TargetsDir), 0o755); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(r.path(bundle.TargetsDir))
+	defer dir.Close()
+	root, err := os.OpenRoot(r.dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := root.MkdirAll(dir, 0o755); err != nil {
+	r.step()
+	if err := root.Rename(stagingDir+"/"+filepath.Base(staged), bundle.TargetsDir+"/"+file); err != nil {
 		return err
 	}
-	inside, err := root.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	return inside.Close()
+	r.step()
+	return r.syncUp(filepath.Dir(r.path(bundle.TargetsDir, filepath.FromSlash(file))))
 }
 
 // syncUp makes the names in a folder durable, and that of the folder itself.
@@ -169,11 +149,15 @@ func (r *Repo) alsoByDigest(name string, f *metadata.TargetFiles) error {
 	if err := r.checkTarget(name, wantOf(f)); err != nil {
 		return err
 	}
-	plain := r.path(bundle.TargetsDir, filepath.FromSlash(name))
-	dst := r.path(bundle.TargetsDir, filepath.FromSlash(targetFile(name, f, true)))
-	r.step()
-	if err := os.Link(plain, dst); err != nil && !errors.Is(err, fs.ErrExist) {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
 		return err
 	}
-	return r.syncUp(filepath.Dir(dst))
+	defer root.Close()
+	r.step()
+	file := targetFile(name, f, true)
+	if err := root.Link(bundle.TargetsDir+"/"+name, bundle.TargetsDir+"/"+file); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return r.syncUp(filepath.Dir(r.path(bundle.TargetsDir, filepath.FromSlash(file))))
 }

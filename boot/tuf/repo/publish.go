@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +29,8 @@ func (r *Repo) publish(ctx context.Context, e *Edit) error {
 			return err
 		}
 	}
-	err := r.replaceDir(bundle.MetadataDir, func(staged string) error {
-		if err := linkAll(r.path(bundle.MetadataDir), staged); err != nil {
+	err := r.replaceDir(bundle.MetadataDir, func(staged *os.Root) error {
+		if err := r.linkAll(bundle.MetadataDir, stagingDir+"/"+bundle.MetadataDir); err != nil {
 			return err
 		}
 		for name := range e.changed {
@@ -43,7 +42,7 @@ func (r *Repo) publish(ctx context.Context, e *Edit) error {
 		if err := e.nameVersions(staged); err != nil {
 			return err
 		}
-		p, err := follow(ctx, filepath.Dir(staged), &m)
+		p, err := follow(ctx, r.path(stagingDir), &m)
 		if err != nil {
 			return err
 		}
@@ -68,10 +67,10 @@ func (r *Repo) saveDraft(e *Edit) error {
 	if err := r.rememberDraft(draftDigest(files)); err != nil {
 		return err
 	}
-	err := r.replaceDir(draftDir, func(staged string) error {
+	err := r.replaceDir(draftDir, func(staged *os.Root) error {
 		for name, data := range files {
 			r.step()
-			if err := writeFile(filepath.Join(staged, tuf.Escape(name)+".json"), data); err != nil {
+			if err := writeFile(staged, tuf.Escape(name)+".json", data); err != nil {
 				return err
 			}
 		}
@@ -84,16 +83,16 @@ func (r *Repo) saveDraft(e *Edit) error {
 }
 
 // write puts a role under the name that clients ask for.
-func (e *Edit) write(dir, name string) error {
+func (e *Edit) write(dir *os.Root, name string) error {
 	data, err := e.encode(name)
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(dir, e.fileName(name))
-	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	file := e.fileName(name)
+	if err := dir.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err // the old one may be linked here
 	}
-	return writeFile(file, data)
+	return writeFile(dir, file, data)
 }
 
 // fileName is the name that clients ask for a role by.
@@ -107,9 +106,9 @@ func (e *Edit) fileName(name string) string {
 
 // nameVersions gives roles that have only a plain name so far, because the
 // layout has just changed, the name with their version too.
-func (e *Edit) nameVersions(dir string) error {
+func (e *Edit) nameVersions(dir *os.Root) error {
 	for name := range e.roles {
-		err := os.Link(filepath.Join(dir, tuf.Escape(name)+".json"), filepath.Join(dir, e.fileName(name)))
+		err := dir.Link(tuf.Escape(name)+".json", e.fileName(name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -119,16 +118,18 @@ func (e *Edit) nameVersions(dir string) error {
 
 // replaceDir fills a new folder and exchanges it with the one called name, in
 // one step and only after all of it is on the disk.
-func (r *Repo) replaceDir(name string, fill func(staged string) error) error {
+func (r *Repo) replaceDir(name string, fill func(staged *os.Root) error) error {
 	staged := r.path(stagingDir, name)
 	if err := os.RemoveAll(r.path(stagingDir)); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(staged, 0o755); err != nil {
+	dir, err := r.makeBelow(stagingDir + "/" + name)
+	if err != nil {
 		return err
 	}
+	defer dir.Close()
 	r.step()
-	if err := fill(staged); err != nil {
+	if err := fill(dir); err != nil {
 		return err
 	}
 	r.step()
@@ -160,30 +161,40 @@ func named(dir string, err error) error {
 	return nil
 }
 
-// linkAll gives dst the files of src, which are never written again.
-func linkAll(src, dst string) error {
-	err := eachFile(src, func(name string) error {
-		return os.Link(filepath.Join(src, name), filepath.Join(dst, name))
-	})
+// linkAll gives the folder dst the files of src, which are never written again. Both are
+// in the repository.
+func (r *Repo) linkAll(src, dst string) error {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	from, err := root.OpenRoot(src)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return eachFile(from, func(name string) error {
+		return root.Link(src+"/"+name, dst+"/"+name)
+	})
 }
 
 // copyAll gives dst copies of the files of src, on the disk.
-func copyAll(src, dst string) error {
+func copyAll(src, dst *os.Root) error {
 	return eachFile(src, func(name string) error {
 		data, err := readFile(src, name)
 		if err != nil {
 			return err
 		}
-		return writeFile(filepath.Join(dst, name), data)
+		return writeFile(dst, name, data)
 	})
 }
 
-func eachFile(dir string, f func(name string) error) error {
-	entries, err := os.ReadDir(dir)
+func eachFile(dir *os.Root, f func(name string) error) error {
+	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return err
 	}
@@ -198,8 +209,8 @@ func eachFile(dir string, f func(name string) error) error {
 	return nil
 }
 
-func writeFile(name string, data []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+func writeFile(dir *os.Root, name string, data []byte) error {
+	f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
@@ -208,4 +219,32 @@ func writeFile(name string, data []byte) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// below opens a folder of the repository. No link leads out of there, also none that its
+// owner puts in the folder's place later: an operator takes minutes to say yes, and
+// copying an image does.
+func (r *Repo) below(name string) (*os.Root, error) {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.OpenRoot(name)
+}
+
+// makeBelow is below for a folder that may not exist yet.
+func (r *Repo) makeBelow(name string) (*os.Root, error) {
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if err := root.MkdirAll(name, 0o755); err != nil {
+		return nil, err
+	}
+	return root.OpenRoot(name)
 }

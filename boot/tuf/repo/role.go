@@ -2,8 +2,10 @@ package repo
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -125,8 +127,8 @@ func clone(name string, md any) (any, error) {
 }
 
 // readRoles reads the newest version of every role in a folder.
-func readRoles(dir string) (map[string]any, error) {
-	entries, err := os.ReadDir(dir)
+func readRoles(dir *os.Root) (map[string]any, error) {
+	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return nil, fmt.Errorf("read metadata: %w", err)
 	}
@@ -153,13 +155,8 @@ func readRoles(dir string) (map[string]any, error) {
 
 // readFile reads a metadata file of a folder that anybody may have written to: no
 // pipe, which would wait for ever, nothing outside, nothing larger than metadata is.
-func readFile(dir, name string) ([]byte, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	f, err := regular.Open(root, name, os.O_RDONLY, 0)
+func readFile(dir *os.Root, name string) ([]byte, error) {
+	f, err := regular.Open(dir, name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -187,18 +184,26 @@ func parseName(file string) (role string, version int64, ok bool) {
 	return role, version, err == nil && role != ""
 }
 
-// readPublished reads what a folder shows, without roles that the snapshot does
+// readPublished reads what the repository shows, without roles that the snapshot does
 // not name any more. Nothing of it is verified, so it only serves to leave alone
 // what clients may be reading, in a folder that is exported to. A folder that does
-// not exist is [fs.ErrNotExist].
-func readPublished(dir string) (map[string]any, error) {
+// not exist shows nothing.
+func (r *Repo) readPublished() (map[string]any, error) {
+	dir, err := r.below(bundle.MetadataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
 	roles, err := readRoles(dir)
 	if err != nil {
 		return nil, err
 	}
 	snapshot, _ := roles[tuf.RoleSnapshot].(*snapshotMD)
 	if snapshot == nil || roles[tuf.RoleRoot] == nil || roles[tuf.RoleTimestamp] == nil {
-		return nil, fmt.Errorf("%s lacks a top-level role", dir)
+		return nil, fmt.Errorf("%s lacks a top-level role", dir.Name())
 	}
 	for name := range roles {
 		switch name {
