@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/sealboot/sealboot/boot/tuf"
 	"github.com/sealboot/sealboot/boot/tuf/bundle"
@@ -130,6 +131,9 @@ func (r *Repo) openState(ctx context.Context) error {
 	st, err := os.Stat(r.operator.State)
 	if err != nil {
 		return fmt.Errorf("look at the operator's state: %w", err)
+	}
+	if owner := st.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() && owner != 0 {
+		return fmt.Errorf("the folder %s of the operator's state belongs to another user (%d), who can change it; name one of your own", r.operator.State, owner)
 	}
 	if st.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("the folder %s of the operator's state can be written by others (%s); take that right away", r.operator.State, st.Mode())

@@ -46,6 +46,17 @@ func TestStateRefused(t *testing.T) {
 	if err := os.Chmod(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	if os.Geteuid() == 0 { // only root can give a folder away
+		if err := os.Chown(state, 12345, -1); err != nil {
+			t.Fatal(err)
+		}
+		if err := open(state); err == nil || !strings.Contains(err.Error(), "belongs to another user (12345)") {
+			t.Errorf("of another user: %v", err)
+		}
+		if err := os.Chown(state, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, content := range []string{"", "{", `{"Seen":{"RootVersion":1}}`, `{"Unknown":1}`} {
 		if err := os.WriteFile(filepath.Join(state, "trust.json"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
