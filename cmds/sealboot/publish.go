@@ -21,6 +21,7 @@ import (
 	"github.com/sealboot/sealboot/boot/oci/publish"
 	"github.com/sealboot/sealboot/boot/osimage"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
+	"github.com/sealboot/sealboot/measure/floor"
 	"github.com/sealboot/sealboot/measure/redact"
 )
 
@@ -204,8 +205,8 @@ func (f *publishFlags) sign(ctx context.Context, dst *publish.Target, image ocis
 func (f *publishFlags) imageVersion() (*uint64, error) {
 	var version *uint64
 	if f.numbered {
-		if f.version == 0 || f.version > osimage.MaxVersion {
-			return nil, fmt.Errorf("--image-version %d: want 1 to %d", f.version, uint64(osimage.MaxVersion))
+		if err := checkImageVersion(f.version); err != nil {
+			return nil, fmt.Errorf("--image-version %d: %w", f.version, err)
 		}
 		version = &f.version
 	}
@@ -239,6 +240,14 @@ func (f *publishFlags) imageVersion() (*uint64, error) {
 	return &values.ImageVersion, nil
 }
 
+// checkImageVersion refuses a version that the floor of a new machine does.
+func checkImageVersion(v uint64) error {
+	if v == 0 || v > floor.MaxJump {
+		return fmt.Errorf("want 1 to %d, or no new machine boots the image", uint64(floor.MaxJump))
+	}
+	return nil
+}
+
 // annotate gives the artifact its annotations, the version among them.
 func (f *publishFlags) annotate(version *uint64) error {
 	annotations, err := parseAnnotations(f.annotations)
@@ -247,6 +256,12 @@ func (f *publishFlags) annotate(version *uint64) error {
 	}
 	f.artifact.Annotations = annotations
 	have, err := osimage.VersionOf(annotations)
+	if err == nil && have != 0 {
+		err = checkImageVersion(have)
+	}
+	if err == nil && version != nil && *version != 0 { // reference values may have none
+		err = checkImageVersion(*version)
+	}
 	switch {
 	case err != nil || version == nil || have == *version:
 		return err

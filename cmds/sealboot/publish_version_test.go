@@ -147,6 +147,8 @@ func TestPublishVersion(t *testing.T) {
 	}
 	w.refused("want 1 to", publish("os:2", "--image-version", "0")...)
 	w.refused("want 1 to", publish("os:2", "--image-version", "281474976710656")...)
+	w.refused("no new machine boots", publish("os:2", "--image-version", "70368744177665")...) // 2^46+1
+	w.refused("no new machine boots", publish("os:2", "--annotation", osimage.AnnotationVersion+"=70368744177665")...)
 	w.refused("decimal number", publish("os:2", "--annotation", osimage.AnnotationVersion+"=two")...)
 	w.refused("says 2", publish("os:2", "--annotation", osimage.AnnotationVersion+"=2", "--image-version", "3")...)
 

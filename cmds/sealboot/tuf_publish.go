@@ -98,6 +98,11 @@ func (i *tufImage) check(cmd *cobra.Command) error {
 		return errors.New("an image needs an --image-version of at least 1")
 	}
 	if i.custom.Kind != "" {
+		if err := checkImageVersion(i.custom.Version); err != nil {
+			return fmt.Errorf("--image-version %d: %w", i.custom.Version, err)
+		}
+	}
+	if i.custom.Kind != "" {
 		if err := platform.CheckArchitecture(i.custom.Architecture); err != nil {
 			return fmt.Errorf("--arch: %w", err)
 		}

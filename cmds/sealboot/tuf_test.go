@@ -96,6 +96,7 @@ func TestTUFLife(t *testing.T) {
 		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--oci", "r.example/os:latest"},
 		{"add", in("repo"), "x", "--kind", "oci", "--image-version", "1", "--arch", "x86_64", "--oci", "r.example/os@" + digest},
 		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki"},
+		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki", "--image-version", "70368744177665"}, // 2^46+1
 		{"add", in("repo"), "x", in("vmlinuz"), "--image-version", "1"},
 		{"add", in("repo"), "x", in("vmlinuz"), "--kind", "uki", "--image-version", "1", "--kernel", "os/1/vmlinuz"},
 		{"add", in("repo"), "x", "--kind", "linux", "--image-version", "1", "--kernel", "nothere"},

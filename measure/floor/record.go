@@ -13,8 +13,9 @@ var ErrRollback = errors.New("older than the rollback floor")
 // above it: whoever signed it, once, would have shut the machine out for ever.
 var ErrJump = errors.New("version jumps too far ahead of the rollback floor")
 
-// maxJump is how far a version may be above the floor; a date to the second fits.
-const maxJump = 1 << 46
+// MaxJump is how far a version may be above the floor; a date to the second fits. A
+// new machine, whose floor is 0, takes none above it.
+const MaxJump = 1 << 46
 
 // MaxVersion is the highest version of TUF metadata that a floor can hold.
 const MaxVersion = 1<<48 - 1
@@ -67,7 +68,7 @@ func (f Record) Check(candidate Record) error {
 			return fmt.Errorf("%w: TUF %s version %d, but %d was seen under the same keys",
 				ErrRollback, role.name, role.candidate.Version, role.floor.Version)
 		}
-		if role.candidate.above(role.floor) > maxJump {
+		if role.candidate.above(role.floor) > MaxJump {
 			return fmt.Errorf("%w: TUF %s version %d, after %d", ErrJump, role.name, role.candidate.Version, role.floor.Version)
 		}
 	}
@@ -77,7 +78,7 @@ func (f Record) Check(candidate Record) error {
 	if candidate.ImageVersion < f.ImageVersion {
 		return fmt.Errorf("%w: image version %d, but %d is the lowest allowed", ErrRollback, candidate.ImageVersion, f.ImageVersion)
 	}
-	if candidate.ImageVersion-f.ImageVersion > maxJump {
+	if candidate.ImageVersion-f.ImageVersion > MaxJump {
 		return fmt.Errorf("%w: image version %d, after %d", ErrJump, candidate.ImageVersion, f.ImageVersion)
 	}
 	return nil
