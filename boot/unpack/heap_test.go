@@ -52,6 +52,23 @@ func TestHeap(t *testing.T) {
 	}
 }
 
+// TestHeapOfLinksBelow: where a lower layer's link leads is kept, too, when a link of an upper one wants it.
+func TestHeapOfLinksBelow(t *testing.T) {
+	const n, budget = 4000, 4 << 20
+	long := strings.Repeat(strings.Repeat("n", 250)+"/", 15)
+	var lower, upper []entry
+	for i := range n {
+		upper = append(upper, link(fmt.Sprintf("%x", i), fmt.Sprintf("to/%x", i)))
+		lower = append(lower, link(fmt.Sprintf("to/%x", i), fmt.Sprintf("%s%x", long, i)))
+	}
+	layers := []Layer{layerOf(t, lower...), layerOf(t, upper...)}
+	heaptest.Bound{Fixed: 8<<20 + budget}.Peak(t, "links to links below", int(layers[0].Size+layers[1].Size), func() {
+		if _, err := RAMRoot(context.Background(), nothing{}, layers, Options{MaxBytes: budget}); err == nil {
+			t.Error("links to nothing were taken")
+		}
+	})
+}
+
 // TestWindowHeap: the head of a zstd frame asks for a window, and a layer of a few bytes may have one of 128 MiB.
 func TestWindowHeap(t *testing.T) {
 	for bits := byte(20); bits <= 31; bits++ {

@@ -147,6 +147,9 @@ func (m *merger) wantedEntry(layer int, h *tar.Header, body io.Reader) error {
 		if f := m.written(next); f != nil && layer == m.layer {
 			return m.linkAll(names, f)
 		}
+		if err := m.keepBytes(linkBytes+len(next), names[0]); err != nil {
+			return err
+		}
 		m.wanted.names[next] = append(m.wanted.names[next], names...)
 		return nil
 	}
