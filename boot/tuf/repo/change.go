@@ -156,6 +156,9 @@ func (e *Edit) grants(role string, change func(keys map[string]*metadata.Key, id
 			return err
 		}
 		d := md.(*targetsMD).Signed.Delegations
+		if d.Keys == nil {
+			d.Keys = map[string]*metadata.Key{}
+		}
 		if err := change(d.Keys, &d.Roles[i].KeyIDs, &d.Roles[i].Threshold); err != nil {
 			return err
 		}
@@ -200,6 +203,9 @@ func Delegate(d Delegation) Change {
 		}
 		if t.Delegations.SuccinctRoles != nil {
 			return fmt.Errorf("%w: %s delegates to hash bins", ErrChange, d.Delegator)
+		}
+		if t.Delegations.Keys == nil { // another tool's
+			t.Delegations.Keys = map[string]*metadata.Key{}
 		}
 		role := metadata.DelegatedRole{Name: d.Name, Threshold: max(d.Threshold, 1), Terminating: d.Terminating, Paths: d.Paths}
 		for _, r := range t.Delegations.Roles {
