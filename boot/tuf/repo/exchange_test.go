@@ -137,3 +137,37 @@ func TestExportOverWreck(t *testing.T) {
 	})
 	wantOldOrNew(t, www, now)
 }
+
+// TestExportMends: a target that was changed at the destination is copied anew, however
+// new it looks there.
+func TestExportMends(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	dir, www := t.TempDir(), t.TempDir()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	key := tuftest.NewKeyOf(t, "ed25519", "ed25519")
+	changes := consistent.create(file)
+	for _, role := range topLevel {
+		changes = append(changes, AddKey(role, key.Public()))
+	}
+	apply(t, dir, func(r *Repo) {
+		mustApply(t, r, now, []crypto.Signer{key}, changes...)
+		if err := r.Export(t.Context(), www); err != nil {
+			t.Fatal(err)
+		}
+		copies, err := filepath.Glob(filepath.Join(www, "targets", "*.old"))
+		if err != nil || len(copies) != 1 {
+			t.Fatal(copies, err)
+		}
+		late := time.Now().Add(time.Hour)
+		if err := errors.Join(os.WriteFile(copies[0], []byte("two"), 0o644), os.Chtimes(copies[0], late, late)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Export(t.Context(), www); err != nil {
+			t.Fatal(err)
+		}
+	})
+	wantOldOrNew(t, www, now)
+}

@@ -156,12 +156,7 @@ func (r *Repo) exportTarget(out *Repo, there func() (map[string]any, error), fil
 		return err
 	}
 	defer src.Close()
-	original, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	have, err := os.Stat(out.path(bundle.TargetsDir, filepath.FromSlash(file)))
-	if err == nil && have.Size() == original.Size() && have.ModTime().After(original.ModTime()) {
+	if out.checkTarget(file, want) == nil {
 		return nil
 	}
 	if err := want.Check(src); err != nil {
