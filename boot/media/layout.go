@@ -126,7 +126,8 @@ func isAttachmentTag(tag string) bool {
 }
 
 // subject reads what a manifest is about, once. A broken manifest is about
-// nothing; the error is that the search has to end.
+// nothing. The error is that the search has to end, or [syscall.EIO]: the medium may
+// answer the next time.
 func (l *Layout) subject(ctx context.Context, d ocispec.Descriptor) (subject, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,7 +135,7 @@ func (l *Layout) subject(ctx context.Context, d ocispec.Descriptor) (subject, er
 		return s, nil
 	}
 	s, err := l.readSubject(ctx, d)
-	if errors.Is(err, survey.ErrTooMuch) || ctx.Err() != nil {
+	if errors.Is(err, survey.ErrTooMuch) || errors.Is(err, syscall.EIO) || ctx.Err() != nil {
 		return s, err
 	}
 	l.looked[d.Digest] = s
@@ -339,6 +340,7 @@ func (l *Layout) referrers(ctx context.Context, subject ocispec.Descriptor, arti
 	}
 	list = append(list[:len(list):len(list)], loose...)
 	var found []ocispec.Descriptor
+	var failed error
 	seen := make(map[digest.Digest]bool)
 	for _, d := range list {
 		if seen[d.Digest] || d.MediaType == ocispec.MediaTypeImageIndex {
@@ -346,6 +348,10 @@ func (l *Layout) referrers(ctx context.Context, subject ocispec.Descriptor, arti
 		}
 		seen[d.Digest] = true
 		about, err := l.subject(ctx, d)
+		if errors.Is(err, syscall.EIO) {
+			failed = err // must not hide the others either
+			continue
+		}
 		if err != nil {
 			return found, err
 		}
@@ -359,7 +365,7 @@ func (l *Layout) referrers(ctx context.Context, subject ocispec.Descriptor, arti
 		}
 		found = append(found, d)
 	}
-	return found, nil
+	return found, failed
 }
 
 // Mirror implements [oci.Place].
