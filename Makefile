@@ -59,11 +59,11 @@ check: lint ## The fast subset: lint and unit tests
 	go test ./...
 
 # An independent implementation of TUF, which each side's tests follow.
-boot/tuf/repo/testdata/tufjs/node_modules: boot/tuf/repo/testdata/tufjs/package-lock.json
+boot/publish/tufrepo/testdata/tufjs/node_modules: boot/publish/tufrepo/testdata/tufjs/package-lock.json
 	cd $(@D) && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-test: deps lint boot/tuf/repo/testdata/tufjs/node_modules ## Everything that can be tested: races, fuzzing, virtual machines
+test: deps lint boot/publish/tufrepo/testdata/tufjs/node_modules ## Everything that can be tested: races, fuzzing, virtual machines
 	SEALBOOT_TEST_ALL=1 go test -race -timeout 20m ./...
 	.ci/fuzz $(FUZZTIME) $(FUZZBUDGET)
 	SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 60m -count 1 ./qemu/...
@@ -74,8 +74,8 @@ size: build ## Show the sizes of the loader that "make run" booted, and fail ove
 bench: bench-fetch bench-vm bench-tuf bench-attest ## All benchmarks
 
 bench-fetch: deps build/bench-root.tar ## Downloads: the fetcher beside curl and skopeo, unpacking beside tar
-	go run ./boot/fetch/benchfetch
-	go run ./boot/unpack/bench build/bench-root.tar
+	go run ./boot/boottest/benchfetch
+	go run ./boot/boottest/benchunpack build/bench-root.tar
 
 # An ordinary root of about 360 MB.
 build/bench-root.tar:
@@ -91,7 +91,7 @@ tuf-client: ## Build the client for the TUF project's conformance suite into bui
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./cmds/tuf-client
 
 bench-tuf: tuf-client ## TUF: requests, bytes and memory of a device
-	go run ./boot/tuf/bench -client build/tuf-client
+	go run ./boot/boottest/benchtuf -client build/tuf-client
 
 bench-attest: ## Attestation: a decision beside its bare cryptography, and decisions a second
 	@go test -run '^$$' -bench 'Decision|Server' -benchtime 2s ./attest/verify ./attest/server | \

@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/sealboot/sealboot/board/kernel"
-	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/boot/image/uki"
 	"github.com/sealboot/sealboot/initramfs"
 	"github.com/sealboot/sealboot/initramfs/esp"
 	"github.com/sealboot/sealboot/measure/strict"

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/cmdline"
-	"github.com/sealboot/sealboot/boot/platform"
+	"github.com/sealboot/sealboot/boot/base/cmdline"
+	"github.com/sealboot/sealboot/boot/base/platform"
 	"github.com/sealboot/sealboot/measure/redact"
 )
 

@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/sealboot/sealboot/boot/regular"
+	"github.com/sealboot/sealboot/boot/base/regular"
 )
 
 // The places of a host config, in the order in which they are searched.

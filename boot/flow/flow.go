@@ -167,7 +167,7 @@ type Network interface {
 	Down() error
 }
 
-// A Clock is as in boot/clock.
+// A Clock is as in boot/machine/clock.
 type Clock interface {
 	Signed(t time.Time) error
 	Check() error

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/tty"
+	"github.com/sealboot/sealboot/boot/machine/console"
+	"github.com/sealboot/sealboot/boot/machine/tty"
 )
 
 // consoles are the machine's, each written on its own: a serial line that takes

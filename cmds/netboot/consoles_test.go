@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // TestConsoles has one console that takes nothing: the other one still gets all,

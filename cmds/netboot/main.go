@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/machine/console"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // TestMain plays the worker: runWorker starts this very binary.

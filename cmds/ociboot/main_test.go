@@ -15,8 +15,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/sealboot/sealboot/boot/osimage"
-	"github.com/sealboot/sealboot/boot/uki/ukitest"
+	"github.com/sealboot/sealboot/boot/boottest/ukitest"
+	"github.com/sealboot/sealboot/boot/image/osimage"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 	"github.com/sealboot/sealboot/measure/tpm/tpmtest"
 )

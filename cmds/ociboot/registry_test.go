@@ -14,9 +14,9 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/oci/ocitest"
-	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/boottest/ocitest"
+	"github.com/sealboot/sealboot/boot/publish/ocipush"
+	"github.com/sealboot/sealboot/boot/source/oci"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
@@ -88,7 +88,7 @@ func fill(t *testing.T, registry http.Handler, dir string) {
 	s := httptest.NewServer(registry)
 	defer s.Close()
 	conn := oci.Connection{PlainHTTP: true}
-	from, err := publish.ParseLocation("oci:" + dir + ":v1")
+	from, err := ocipush.ParseLocation("oci:" + dir + ":v1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func fill(t *testing.T, registry http.Handler, dir string) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	to, err := publish.ParseLocation(strings.TrimPrefix(s.URL, "http://") + "/os:v1")
+	to, err := ocipush.ParseLocation(strings.TrimPrefix(s.URL, "http://") + "/os:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func fill(t *testing.T, registry http.Handler, dir string) {
 		t.Fatal(err)
 	}
 	defer dst.Close()
-	if _, err := publish.Copy(t.Context(), src, dst, publish.CopyOptions{}); err != nil {
+	if _, err := ocipush.Copy(t.Context(), src, dst, ocipush.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

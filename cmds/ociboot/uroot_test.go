@@ -15,9 +15,9 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 	"github.com/u-root/u-root/pkg/cpio"
 
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/oci/publish"
-	"github.com/sealboot/sealboot/boot/uki/ukitest"
+	"github.com/sealboot/sealboot/boot/boottest/ukitest"
+	"github.com/sealboot/sealboot/boot/publish/ocipush"
+	"github.com/sealboot/sealboot/boot/source/oci"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 
@@ -111,7 +111,7 @@ func published(t *testing.T) (ref string) {
 	if err := os.WriteFile(kernel, []byte(ukitest.BzImage("kernel")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	loc, err := publish.ParseLocation(ref)
+	loc, err := ocipush.ParseLocation(ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func published(t *testing.T) (ref string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := publish.Artifact{Kernel: kernel}.Push(t.Context(), dst)
+	d, err := ocipush.Artifact{Kernel: kernel}.Push(t.Context(), dst)
 	if err := errors.Join(err, dst.Tag(t.Context(), d, "v1"), dst.Finish(), dst.Close()); err != nil {
 		t.Fatal(err)
 	}

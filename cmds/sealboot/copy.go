@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/fetch"
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/machine/console"
+	"github.com/sealboot/sealboot/boot/publish/ocipush"
+	"github.com/sealboot/sealboot/boot/source/fetch"
+	"github.com/sealboot/sealboot/boot/source/oci"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 	"github.com/sealboot/sealboot/measure/redact"
 )
@@ -65,7 +65,7 @@ func runCopy(ctx context.Context, progress io.Writer, source, target string, fro
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
 	show, end := copyView(progress)
-	desc, err := publish.Copy(ctx, src, dst, show)
+	desc, err := ocipush.Copy(ctx, src, dst, show)
 	end()
 	if err != nil {
 		return "", err
@@ -75,11 +75,11 @@ func runCopy(ctx context.Context, progress io.Writer, source, target string, fro
 
 // copyView shows a copy: to a terminal by one bar, elsewhere by a line for each
 // thing that was copied.
-func copyView(w io.Writer) (show publish.CopyOptions, end func()) {
+func copyView(w io.Writer) (show ocipush.CopyOptions, end func()) {
 	if con, show, end := newBar(w, "copied"); con != nil {
-		return publish.CopyOptions{Warn: con.Warn, Progress: show}, end
+		return ocipush.CopyOptions{Warn: con.Warn, Progress: show}, end
 	}
-	return publish.CopyOptions{Note: func(d ocispec.Descriptor) {
+	return ocipush.CopyOptions{Note: func(d ocispec.Descriptor) {
 		_, _ = fmt.Fprintf(w, "%s  %d bytes  %s\n", d.Digest, d.Size, d.MediaType) // only a courtesy
 	}, Warn: func(err error) {
 		_, _ = fmt.Fprintf(w, "warning: %v\n", err)
@@ -108,15 +108,15 @@ func newBar(w io.Writer, what string) (con *console.Console, show func(fetch.Pro
 }
 
 // locate reads a location, and what the flags say of the way there.
-func (f *connectionFlags) locate(location string) (conn oci.Connection, loc publish.Location, err error) {
+func (f *connectionFlags) locate(location string) (conn oci.Connection, loc ocipush.Location, err error) {
 	if conn, err = f.connection(); err != nil {
 		return conn, loc, err
 	}
-	loc, err = publish.ParseLocation(location)
+	loc, err = ocipush.ParseLocation(location)
 	return conn, loc, err
 }
 
-func openSource(ctx context.Context, location string, f *connectionFlags) (*publish.Source, error) {
+func openSource(ctx context.Context, location string, f *connectionFlags) (*ocipush.Source, error) {
 	conn, loc, err := f.locate(location)
 	if err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func openSource(ctx context.Context, location string, f *connectionFlags) (*publ
 	return loc.Source(ctx, conn)
 }
 
-func openTarget(ctx context.Context, location string, f *connectionFlags) (*publish.Target, error) {
+func openTarget(ctx context.Context, location string, f *connectionFlags) (*ocipush.Target, error) {
 	conn, loc, err := f.locate(location)
 	if err != nil {
 		return nil, err

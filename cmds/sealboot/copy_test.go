@@ -10,8 +10,8 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
-	"github.com/sealboot/sealboot/boot/oci/ocitest"
-	"github.com/sealboot/sealboot/boot/uki/ukitest"
+	"github.com/sealboot/sealboot/boot/boottest/ocitest"
+	"github.com/sealboot/sealboot/boot/boottest/ukitest"
 	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 

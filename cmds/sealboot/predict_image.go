@@ -11,9 +11,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sealboot/sealboot/attest/policy"
+	"github.com/sealboot/sealboot/boot/base/platform"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/platform"
+	"github.com/sealboot/sealboot/boot/machine/console"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 	"github.com/sealboot/sealboot/measure/event"
 )

@@ -17,9 +17,9 @@ import (
 
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/oci/publish"
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/publish/ocipush"
+	"github.com/sealboot/sealboot/boot/source/oci"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 	"github.com/sealboot/sealboot/measure/floor"
 	"github.com/sealboot/sealboot/measure/redact"
@@ -66,7 +66,7 @@ func (f *connectionFlags) connection() (oci.Connection, error) {
 }
 
 type publishFlags struct {
-	artifact        publish.Artifact
+	artifact        ocipush.Artifact
 	cmdline         string
 	container       string
 	annotations     []string
@@ -165,7 +165,7 @@ func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string
 		return desc, err
 	}
 	if f.referenceValues != "" {
-		if _, err := publish.AttachReferenceValues(ctx, dst, desc, f.referenceValues); err != nil {
+		if _, err := ocipush.AttachReferenceValues(ctx, dst, desc, f.referenceValues); err != nil {
 			return desc, err
 		}
 	}
@@ -178,8 +178,8 @@ func (f *publishFlags) run(ctx context.Context, progress io.Writer, where string
 }
 
 // sign signs all of an image with every key.
-func (f *publishFlags) sign(ctx context.Context, dst *publish.Target, image ocispec.Descriptor, reference string, signers []*publish.Signer) error {
-	all, err := publish.Signable(ctx, dst, image)
+func (f *publishFlags) sign(ctx context.Context, dst *ocipush.Target, image ocispec.Descriptor, reference string, signers []*ocipush.Signer) error {
+	all, err := ocipush.Signable(ctx, dst, image)
 	if err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func (f *publishFlags) annotate(version *uint64) error {
 	case err != nil || version == nil || have == *version:
 		return err
 	case have != 0:
-		return fmt.Errorf("%w: the annotation %s says %d, --image-version or the reference values %d", publish.ErrVersion, osimage.AnnotationVersion, have, *version)
+		return fmt.Errorf("%w: the annotation %s says %d, --image-version or the reference values %d", ocipush.ErrVersion, osimage.AnnotationVersion, have, *version)
 	case annotations == nil:
 		f.artifact.Annotations = make(map[string]string)
 	}
@@ -292,7 +292,7 @@ func (f *publishFlags) named(where string) string {
 	if f.identity != "" {
 		return f.identity
 	}
-	l, err := publish.ParseLocation(where)
+	l, err := ocipush.ParseLocation(where)
 	if err != nil {
 		return "" // it was parsed when it was opened
 	}
@@ -300,7 +300,7 @@ func (f *publishFlags) named(where string) string {
 }
 
 // image pushes the image itself and tags it.
-func (f *publishFlags) image(ctx context.Context, dst *publish.Target, version *uint64) (ocispec.Descriptor, error) {
+func (f *publishFlags) image(ctx context.Context, dst *ocipush.Target, version *uint64) (ocispec.Descriptor, error) {
 	if err := f.annotate(version); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -312,7 +312,7 @@ func (f *publishFlags) image(ctx context.Context, dst *publish.Target, version *
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		desc, err := publish.Container(ctx, src, dst, version)
+		desc, err := ocipush.Container(ctx, src, dst, version)
 		return desc, errors.Join(err, src.Close())
 	}
 	desc, err := f.artifact.Push(ctx, dst)
@@ -322,19 +322,19 @@ func (f *publishFlags) image(ctx context.Context, dst *publish.Target, version *
 	return desc, dst.Tag(ctx, desc, dst.Reference)
 }
 
-func (f *publishFlags) signers() ([]*publish.Signer, error) {
+func (f *publishFlags) signers() ([]*ocipush.Signer, error) {
 	switch f.signatureForm {
 	case "classic", "bundle", "both":
 	default:
 		return nil, fmt.Errorf("signature form %q: want classic, bundle or both", f.signatureForm)
 	}
-	var signers []*publish.Signer
+	var signers []*ocipush.Signer
 	for _, path := range f.signKeys {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
-		s, err := publish.ParseSigner(b, []byte(os.Getenv("COSIGN_PASSWORD")))
+		s, err := ocipush.ParseSigner(b, []byte(os.Getenv("COSIGN_PASSWORD")))
 		clear(b)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)

@@ -20,10 +20,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/attest/policy"
-	"github.com/sealboot/sealboot/boot/cosign"
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/osimage"
-	"github.com/sealboot/sealboot/boot/uki/ukitest"
+	"github.com/sealboot/sealboot/boot/boottest/ukitest"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/source/cosign"
+	"github.com/sealboot/sealboot/boot/source/oci"
 	"github.com/sealboot/sealboot/cmds/internal/cli"
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/attest/server/site"
-	"github.com/sealboot/sealboot/boot/cmdline"
+	"github.com/sealboot/sealboot/boot/base/cmdline"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/measure/strict"
 )

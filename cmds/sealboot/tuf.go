@@ -15,10 +15,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/bundle"
-	"github.com/sealboot/sealboot/boot/tuf/repo"
-	"github.com/sealboot/sealboot/boot/tuf/sign"
+	"github.com/sealboot/sealboot/boot/publish/sign"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
+	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/boot/source/tuf/bundle"
 )
 
 func newTUFCmd() *cobra.Command {
@@ -59,7 +59,7 @@ func (s *tufSigner) flag(cmd *cobra.Command) {
 func (s *tufSigner) keys() ([]crypto.Signer, error) {
 	var keys []crypto.Signer
 	for _, file := range s.files {
-		key, _, err := repo.ReadKey(file)
+		key, _, err := tufrepo.ReadKey(file)
 		if err != nil {
 			return nil, err
 		}
@@ -72,7 +72,7 @@ func (s *tufSigner) keys() ([]crypto.Signer, error) {
 }
 
 // apply makes changes in a repository and says what came of them.
-func (s *tufSigner) apply(cmd *cobra.Command, r *repo.Repo, changes ...repo.Change) error {
+func (s *tufSigner) apply(cmd *cobra.Command, r *tufrepo.Repo, changes ...tufrepo.Change) error {
 	keys, err := s.keys()
 	if err != nil {
 		return err
@@ -89,28 +89,28 @@ func (s *tufSigner) apply(cmd *cobra.Command, r *repo.Repo, changes ...repo.Chan
 
 // changing completes a command on a repository, its first argument: it makes
 // the changes that the arguments and flags ask for.
-func changing(cmd *cobra.Command, changes func(args []string) ([]repo.Change, error)) *cobra.Command {
+func changing(cmd *cobra.Command, changes func(args []string) ([]tufrepo.Change, error)) *cobra.Command {
 	return changingBy(new(tufSigner), cmd, changes)
 }
 
-func changingBy(signer *tufSigner, cmd *cobra.Command, changes func(args []string) ([]repo.Change, error)) *cobra.Command {
+func changingBy(signer *tufSigner, cmd *cobra.Command, changes func(args []string) ([]tufrepo.Change, error)) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := changes(args)
 		if err != nil {
 			return err
 		}
-		return signer.in(cmd, args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, c...) })
+		return signer.in(cmd, args[0], func(r *tufrepo.Repo) error { return signer.apply(cmd, r, c...) })
 	}
 	signer.flag(cmd)
 	return cmd
 }
 
-func printTUFStatus(w io.Writer, s repo.Status) error {
+func printTUFStatus(w io.Writer, s tufrepo.Status) error {
 	var b strings.Builder
 	for _, role := range slices.Sorted(maps.Keys(s.Versions)) {
-		fmt.Fprintf(&b, "%s %d", repo.Printable(role), s.Versions[role])
+		fmt.Fprintf(&b, "%s %d", tufrepo.Printable(role), s.Versions[role])
 		if m, ok := s.Missing[role]; ok {
-			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, repo.Printable(strings.Join(m.Keys, ", ")))
+			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, tufrepo.Printable(strings.Join(m.Keys, ", ")))
 		}
 		b.WriteByte('\n')
 	}
@@ -129,7 +129,7 @@ func printTUFStatus(w io.Writer, s repo.Status) error {
 func publicKeys(files []string) ([]crypto.PublicKey, error) {
 	var pubs []crypto.PublicKey
 	for _, file := range files {
-		_, pub, err := repo.ReadKey(file)
+		_, pub, err := tufrepo.ReadKey(file)
 		if err != nil {
 			return nil, err
 		}
@@ -139,11 +139,11 @@ func publicKeys(files []string) ([]crypto.PublicKey, error) {
 }
 
 // addKeys trusts the keys in the files with a role.
-func addKeys(role string, files []string) ([]repo.Change, error) {
+func addKeys(role string, files []string) ([]tufrepo.Change, error) {
 	pubs, err := publicKeys(files)
-	var changes []repo.Change
+	var changes []tufrepo.Change
 	for _, pub := range pubs {
-		changes = append(changes, repo.AddKey(role, pub))
+		changes = append(changes, tufrepo.AddKey(role, pub))
 	}
 	return changes, err
 }
@@ -160,7 +160,7 @@ func newTUFInitCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := os.Stat(filepath.Join(args[0], bundle.MetadataDir)); err == nil {
-				return fmt.Errorf("%s: %w", args[0], repo.ErrExists) // before keys are made for nothing
+				return fmt.Errorf("%s: %w", args[0], tufrepo.ErrExists) // before keys are made for nothing
 			}
 			changes, err := initChanges(cmd, trust, thresholds, lifetimes, generate, &signer)
 			if err != nil {
@@ -169,11 +169,11 @@ func newTUFInitCmd() *cobra.Command {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
-			return signer.locked(cmd, args[0], func(r *repo.Repo) error {
+			return signer.locked(cmd, args[0], func(r *tufrepo.Repo) error {
 				if err := signer.apply(cmd, r, changes...); err != nil {
 					return err
 				}
-				if err := printTrust(cmd.OutOrStdout(), r); !errors.Is(err, repo.ErrUntrusted) {
+				if err := printTrust(cmd.OutOrStdout(), r); !errors.Is(err, tufrepo.ErrUntrusted) {
 					return err
 				}
 				return nil // a draft: its root waits for signatures
@@ -189,7 +189,7 @@ func newTUFInitCmd() *cobra.Command {
 	return cmd
 }
 
-func initChanges(cmd *cobra.Command, trust, thresholds, lifetimes []string, generate string, signer *tufSigner) ([]repo.Change, error) {
+func initChanges(cmd *cobra.Command, trust, thresholds, lifetimes []string, generate string, signer *tufSigner) ([]tufrepo.Change, error) {
 	limits, err := roleLimits(thresholds, lifetimes) // before keys are made for nothing
 	if err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func initChanges(cmd *cobra.Command, trust, thresholds, lifetimes []string, gene
 	if err := signer.mayAsk(cmd); err != nil {
 		return nil, err
 	}
-	changes := []repo.Change{repo.Create()}
+	changes := []tufrepo.Change{tufrepo.Create()}
 	files := map[string][]string{}
 	for _, t := range trust {
 		role, file, err := assignment(t)
@@ -232,7 +232,7 @@ func initChanges(cmd *cobra.Command, trust, thresholds, lifetimes []string, gene
 }
 
 // roleLimits are the thresholds and lifetimes of roles, ROLE=VALUE each.
-func roleLimits(thresholds, lifetimes []string) (changes []repo.Change, err error) {
+func roleLimits(thresholds, lifetimes []string) (changes []tufrepo.Change, err error) {
 	for _, t := range thresholds {
 		role, value, err := assignment(t)
 		if err != nil {
@@ -242,7 +242,7 @@ func roleLimits(thresholds, lifetimes []string) (changes []repo.Change, err erro
 		if err != nil {
 			return nil, fmt.Errorf("--threshold %s: want ROLE=N, a role and a number", t)
 		}
-		changes = append(changes, repo.SetThreshold(role, n))
+		changes = append(changes, tufrepo.SetThreshold(role, n))
 	}
 	for _, l := range lifetimes {
 		role, value, err := assignment(l)
@@ -253,7 +253,7 @@ func roleLimits(thresholds, lifetimes []string) (changes []repo.Change, err erro
 		if err != nil {
 			return nil, err
 		}
-		changes = append(changes, repo.SetLifetime(role, d))
+		changes = append(changes, tufrepo.SetLifetime(role, d))
 	}
 	return changes, nil
 }
@@ -288,10 +288,10 @@ func newTUFAddKeyCmd() *cobra.Command {
 		Short:   "Trust more keys with a role",
 		Example: `  sealboot tuf add-key repo root bob.pub carol.pub --threshold 2 --key root.pem`,
 		Args:    cobra.MinimumNArgs(3),
-	}, func(args []string) ([]repo.Change, error) {
+	}, func(args []string) ([]tufrepo.Change, error) {
 		changes, err := addKeys(args[1], args[2:])
 		if threshold > 0 {
-			changes = append(changes, repo.SetThreshold(args[1], threshold))
+			changes = append(changes, tufrepo.SetThreshold(args[1], threshold))
 		}
 		return changes, err
 	})
@@ -308,16 +308,16 @@ func newTUFRotateCmd() *cobra.Command {
 new private keys too. An old key is a key file or an identifier.`,
 		Example: `  sealboot tuf rotate repo timestamp --old timestamp.pem --new timestamp-2.pem --key root.pem --key timestamp-2.pem`,
 		Args:    cobra.ExactArgs(2),
-	}, func(args []string) ([]repo.Change, error) {
+	}, func(args []string) ([]tufrepo.Change, error) {
 		if len(old)+len(fresh) == 0 {
 			return nil, errors.New("nothing to replace: give --old, --new or both")
 		}
-		var changes []repo.Change
+		var changes []tufrepo.Change
 		for _, o := range old {
-			if _, pub, err := repo.ReadKey(o); err == nil {
-				changes = append(changes, repo.RemovePublicKey(args[1], pub))
+			if _, pub, err := tufrepo.ReadKey(o); err == nil {
+				changes = append(changes, tufrepo.RemovePublicKey(args[1], pub))
 			} else {
-				changes = append(changes, repo.RemoveKey(args[1], o))
+				changes = append(changes, tufrepo.RemoveKey(args[1], o))
 			}
 		}
 		added, err := addKeys(args[1], fresh)
@@ -329,7 +329,7 @@ new private keys too. An old key is a key file or an identifier.`,
 }
 
 func newTUFDelegateCmd() *cobra.Command {
-	var d repo.Delegation
+	var d tufrepo.Delegation
 	var trust []string
 	cmd := changing(&cobra.Command{
 		Use:   "delegate REPOSITORY ROLE",
@@ -338,10 +338,10 @@ func newTUFDelegateCmd() *cobra.Command {
 digits, "-" and "_", so that every web server can serve it.`,
 		Example: `  sealboot tuf delegate repo shops --path 'shops/*' --trust shops.pub --key targets.pem --key snapshot.pem --key timestamp.pem`,
 		Args:    cobra.ExactArgs(2),
-	}, func(args []string) ([]repo.Change, error) {
+	}, func(args []string) ([]tufrepo.Change, error) {
 		pubs, err := publicKeys(trust)
 		d.Name, d.Keys = args[1], pubs
-		return []repo.Change{repo.Delegate(d)}, err
+		return []tufrepo.Change{tufrepo.Delegate(d)}, err
 	})
 	f := cmd.Flags()
 	f.StringVar(&d.Delegator, "delegator", tuf.RoleTargets, "the role that delegates")
@@ -363,7 +363,7 @@ from then on, so that a target can change its content in one step. Devices follo
 by the new root.`,
 		Example: `  sealboot tuf consistent repo --key root.pem`,
 		Args:    cobra.ExactArgs(1),
-	}, func([]string) ([]repo.Change, error) { return []repo.Change{repo.Consistent()}, nil })
+	}, func([]string) ([]tufrepo.Change, error) { return []tufrepo.Change{tufrepo.Consistent()}, nil })
 }
 
 func newTUFKeyIDCmd() *cobra.Command {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
 )
 
 func newTUFBundleCmd() *cobra.Command {
@@ -32,8 +32,8 @@ elsewhere.`,
 			if err != nil {
 				return err
 			}
-			return signer.in(cmd, args[0], func(r *repo.Repo) error {
-				missing, err := r.BundleFile(cmd.Context(), time.Now(), repo.Bundle{Lifetime: d, Targets: targets, Keys: keys}, args[1])
+			return signer.in(cmd, args[0], func(r *tufrepo.Repo) error {
+				missing, err := r.BundleFile(cmd.Context(), time.Now(), tufrepo.Bundle{Lifetime: d, Targets: targets, Keys: keys}, args[1])
 				if err != nil {
 					return err
 				}
@@ -62,7 +62,7 @@ machine remembers of the repository. Without --key it shows what the seal says.`
 			if err != nil {
 				return err
 			}
-			return signer.in(cmd, args[0], func(r *repo.Repo) error {
+			return signer.in(cmd, args[0], func(r *tufrepo.Repo) error {
 				seal, err := r.Seal(cmd.Context(), args[1], keys)
 				if err != nil {
 					return err
@@ -76,12 +76,12 @@ machine remembers of the repository. Without --key it shows what the seal says.`
 	return cmd
 }
 
-func printSeal(w io.Writer, m repo.Missing, dir, file string) (err error) {
+func printSeal(w io.Writer, m tufrepo.Missing, dir, file string) (err error) {
 	if m.Need == 0 {
 		_, err = fmt.Fprintln(w, "sealed")
 	} else {
 		_, err = fmt.Fprintf(w, "devices refuse it: the seal needs %d more of the signatures of %s; add them with \"sealboot tuf seal %s %s\"\n",
-			m.Need, repo.Printable(strings.Join(m.Keys, ", ")), dir, file)
+			m.Need, tufrepo.Printable(strings.Join(m.Keys, ", ")), dir, file)
 	}
 	return err
 }

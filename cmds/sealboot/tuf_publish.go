@@ -15,10 +15,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sealboot/sealboot/boot/platform"
-	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/image"
-	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/base/platform"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
+	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/boot/source/tuf/image"
 )
 
 // tufImage are the flags that make a target bootable.
@@ -50,7 +50,7 @@ func newTUFAddCmd() *cobra.Command {
 			if err := img.check(cmd); err != nil {
 				return err
 			}
-			target := repo.Target{Role: role, Name: args[1]}
+			target := tufrepo.Target{Role: role, Name: args[1]}
 			if len(args) == 3 {
 				target.File = args[2]
 			}
@@ -62,7 +62,7 @@ func newTUFAddCmd() *cobra.Command {
 			if err := img.complete(&target, dir); err != nil {
 				return err
 			}
-			return signer.in(cmd, args[0], func(r *repo.Repo) error { return signer.apply(cmd, r, repo.AddTarget(target)) })
+			return signer.in(cmd, args[0], func(r *tufrepo.Repo) error { return signer.apply(cmd, r, tufrepo.AddTarget(target)) })
 		},
 	}
 	signer.flag(cmd)
@@ -111,7 +111,7 @@ func (i *tufImage) check(cmd *cobra.Command) error {
 }
 
 // complete gives the target its custom part, and its content if no file has it.
-func (i *tufImage) complete(t *repo.Target, dir string) error {
+func (i *tufImage) complete(t *tufrepo.Target, dir string) error {
 	content, err := i.content()
 	if err != nil {
 		return err
@@ -161,8 +161,8 @@ func newTUFRemoveCmd() *cobra.Command {
 		Use:   "remove REPOSITORY NAME",
 		Short: "Stop publishing a target",
 		Args:  cobra.ExactArgs(2),
-	}, func(args []string) ([]repo.Change, error) {
-		return []repo.Change{repo.RemoveTarget(role, args[1])}, nil
+	}, func(args []string) ([]tufrepo.Change, error) {
+		return []tufrepo.Change{tufrepo.RemoveTarget(role, args[1])}, nil
 	})
 	cmd.Flags().StringVar(&role, "role", tuf.RoleTargets, "the role that lists the target")
 	return cmd
@@ -179,7 +179,7 @@ another machine is signed without a question only if --draft names it.`,
 		Example: `  sealboot tuf sign repo --key root.pem
   sealboot tuf sign repo --key root.pem --yes --draft sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef`,
 		Args: cobra.ExactArgs(1),
-	}, func([]string) ([]repo.Change, error) { return nil, nil })
+	}, func([]string) ([]tufrepo.Change, error) { return nil, nil })
 	cmd.Flags().StringVar(&signer.draft, "draft", "", "sign the draft that has this digest and no other, as \"tuf diff\" prints it")
 	return cmd
 }
@@ -191,7 +191,7 @@ func newTUFDiscardCmd() *cobra.Command {
 		Short: "Forget the draft",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return operator.in(cmd, args[0], (*repo.Repo).DropDraft)
+			return operator.in(cmd, args[0], (*tufrepo.Repo).DropDraft)
 		},
 	}
 	operator.flag(cmd)
@@ -220,7 +220,7 @@ versions is signed.`,
 			if err != nil {
 				return err
 			}
-			return signer.in(cmd, args[0], func(r *repo.Repo) error {
+			return signer.in(cmd, args[0], func(r *tufrepo.Repo) error {
 				status, err := r.Renew(cmd.Context(), time.Now(), keys, changes...)
 				if err != nil {
 					return err
@@ -234,19 +234,19 @@ versions is signed.`,
 	return cmd
 }
 
-func refreshChanges(roles []string, lifetime string) ([]repo.Change, error) {
+func refreshChanges(roles []string, lifetime string) ([]tufrepo.Change, error) {
 	if len(roles) == 0 {
 		roles = []string{tuf.RoleTimestamp}
 	}
-	var changes []repo.Change
+	var changes []tufrepo.Change
 	for _, role := range roles {
-		change := repo.Refresh(role)
+		change := tufrepo.Refresh(role)
 		if lifetime != "" {
 			d, err := days(lifetime)
 			if err != nil {
 				return nil, err
 			}
-			change = repo.SetLifetime(role, d)
+			change = tufrepo.SetLifetime(role, d)
 		}
 		changes = append(changes, change)
 	}
@@ -274,7 +274,7 @@ alone.`,
 			fmt.Fprintln(w, "ROLE\tVERSION\tEXPIRES\tTARGETS")
 			for _, name := range slices.Sorted(maps.Keys(report.Roles)) {
 				r := report.Roles[name]
-				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", repo.Printable(name), r.Version, r.Expires.Format(time.RFC3339), r.Targets)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", tufrepo.Printable(name), r.Version, r.Expires.Format(time.RFC3339), r.Targets)
 			}
 			fmt.Fprintf(w, "\nThe root that devices measure: sha256:%x\n", report.Root)
 			return w.Flush()
@@ -286,15 +286,15 @@ alone.`,
 	return cmd
 }
 
-func (o *tufOperator) verify(cmd *cobra.Command, dir, root string) (report repo.Report, err error) {
+func (o *tufOperator) verify(cmd *cobra.Command, dir, root string) (report tufrepo.Report, err error) {
 	if root != "" {
 		trusted, err := os.ReadFile(root)
 		if err != nil {
 			return report, fmt.Errorf("read the root to trust: %w", err)
 		}
-		return repo.Verify(cmd.Context(), dir, trusted, time.Now())
+		return tufrepo.Verify(cmd.Context(), dir, trusted, time.Now())
 	}
-	err = o.in(cmd, dir, func(r *repo.Repo) error {
+	err = o.in(cmd, dir, func(r *tufrepo.Repo) error {
 		report, err = r.Verify(cmd.Context(), time.Now())
 		return err
 	})
@@ -310,7 +310,7 @@ func newTUFExportCmd() *cobra.Command {
 verifies.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return operator.in(cmd, args[0], func(r *repo.Repo) error { return r.Export(cmd.Context(), args[1]) })
+			return operator.in(cmd, args[0], func(r *tufrepo.Repo) error { return r.Export(cmd.Context(), args[1]) })
 		},
 	}
 	operator.flag(cmd)

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
 )
 
 // answerWait is for how long a question waits. The repository is locked meanwhile,
@@ -43,22 +43,22 @@ func (o *tufOperator) confirmFlag(cmd *cobra.Command) {
 }
 
 // in runs f in a repository that is there.
-func (o *tufOperator) in(cmd *cobra.Command, dir string, f func(*repo.Repo) error) error {
-	if !repo.Exists(dir) {
+func (o *tufOperator) in(cmd *cobra.Command, dir string, f func(*tufrepo.Repo) error) error {
+	if !tufrepo.Exists(dir) {
 		return fmt.Errorf("there is no repository in %s; \"sealboot tuf init %s\" begins one", dir, dir)
 	}
 	return o.locked(cmd, dir, f)
 }
 
-func (o *tufOperator) locked(cmd *cobra.Command, dir string, f func(*repo.Repo) error) error {
+func (o *tufOperator) locked(cmd *cobra.Command, dir string, f func(*tufrepo.Repo) error) error {
 	state := o.state
 	if state == "" {
 		var err error
-		if state, err = repo.DefaultState(dir); err != nil {
+		if state, err = tufrepo.DefaultState(dir); err != nil {
 			return err
 		}
 	}
-	r, err := repo.Open(cmd.Context(), dir, repo.Operator{State: state, Confirm: func(d repo.Diff) error { return o.confirm(cmd, d) }})
+	r, err := tufrepo.Open(cmd.Context(), dir, tufrepo.Operator{State: state, Confirm: func(d tufrepo.Diff) error { return o.confirm(cmd, d) }})
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (o *tufOperator) locked(cmd *cobra.Command, dir string, f func(*repo.Repo) 
 }
 
 // confirm shows what would be signed and asks for it.
-func (o *tufOperator) confirm(cmd *cobra.Command, d repo.Diff) error {
+func (o *tufOperator) confirm(cmd *cobra.Command, d tufrepo.Diff) error {
 	if _, err := io.WriteString(cmd.OutOrStdout(), d.String()); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ Without a root it shows what this machine trusts and has seen.`,
 			if err != nil {
 				return err
 			}
-			return operator.in(cmd, args[0], func(r *repo.Repo) error {
+			return operator.in(cmd, args[0], func(r *tufrepo.Repo) error {
 				if data != nil {
 					if err := r.Begin(cmd.Context(), data); err != nil {
 						return err
@@ -179,11 +179,11 @@ func namedRoot(ctx context.Context, dir, file, digest string) ([]byte, error) {
 	if !ok || err != nil || len(sum) != sha256.Size {
 		return nil, fmt.Errorf("--root-digest %q is not of the form sha256:HEX", digest)
 	}
-	return repo.FindRoot(ctx, dir, [sha256.Size]byte(sum))
+	return tufrepo.FindRoot(ctx, dir, [sha256.Size]byte(sum))
 }
 
 // printTrust says what this machine knows of a repository.
-func printTrust(w io.Writer, r *repo.Repo) error {
+func printTrust(w io.Writer, r *tufrepo.Repo) error {
 	t, err := r.Trust()
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ func newTUFDiffCmd() *cobra.Command {
 		Short: "Show what the draft would change of what is published",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return operator.in(cmd, args[0], func(r *repo.Repo) error {
+			return operator.in(cmd, args[0], func(r *tufrepo.Repo) error {
 				d, err := r.Diff(cmd.Context(), time.Now())
 				if err != nil {
 					return err

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
 )
 
 // tufSite is a repository with its keys, and an operator's configuration.
@@ -137,8 +137,8 @@ func TestSecondMachine(t *testing.T) {
 	s.run("", append([]string{"add", s.in("repo"), "os", s.in("file")}, s.keys("targets")...)...)
 
 	t.Setenv("XDG_CONFIG_HOME", s.in("config2"))
-	s.run(repo.ErrUntrusted.Error(), append([]string{"refresh", s.in("repo")}, s.keys("timestamp")...)...)
-	s.run(repo.ErrUntrusted.Error(), "trust", s.in("repo"))
+	s.run(tufrepo.ErrUntrusted.Error(), append([]string{"refresh", s.in("repo")}, s.keys("timestamp")...)...)
+	s.run(tufrepo.ErrUntrusted.Error(), "trust", s.in("repo"))
 	s.run("is not of the form", "trust", s.in("repo"), "--root-digest", "sha256:00")
 	s.run("has the digest", "trust", s.in("repo"), "--root-digest", "sha256:"+strings.Repeat("00", 32))
 	if out := s.run("", "trust", s.in("repo"), "--root-digest", digest); !strings.Contains(out, "trusts root 1, "+digest) || !strings.Contains(out, `has seen "root" 2`) {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/sealboot/sealboot/boot/tuf/sign"
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
+	"github.com/sealboot/sealboot/boot/publish/sign"
 )
 
 func Test_basic_refresh_requests(t *testing.T) {

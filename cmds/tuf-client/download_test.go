@@ -5,7 +5,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
 )
 
 const artifact = "target_file.txt"

@@ -25,8 +25,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/store"
+	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/boot/source/tuf/store"
 )
 
 func main() {

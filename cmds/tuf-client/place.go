@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 

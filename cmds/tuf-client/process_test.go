@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
 )
 
 // TestMain lets the test be the client that another process of it runs.

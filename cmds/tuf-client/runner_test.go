@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
 )
 
 // runner runs the client against a repository of its own, as the conformance

@@ -8,8 +8,8 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
-	"github.com/sealboot/sealboot/boot/uki/ukitest"
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
+	"github.com/sealboot/sealboot/boot/boottest/ukitest"
 	"github.com/sealboot/sealboot/cmds/internal/loader"
 )
 

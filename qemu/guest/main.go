@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/tty"
+	"github.com/sealboot/sealboot/boot/machine/tty"
 )
 
 func main() {

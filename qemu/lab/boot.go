@@ -25,7 +25,7 @@ type Boot struct {
 	Took    time.Duration
 }
 
-// ConsoleEvent is one line of the loader's second channel; see boot/console.
+// ConsoleEvent is one line of the loader's second channel; see boot/machine/console.
 type ConsoleEvent struct {
 	Stage string  `json:"stage"`
 	Event string  `json:"event"`

@@ -22,7 +22,7 @@ import (
 
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/board"
-	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/boot/image/uki"
 	"github.com/sealboot/sealboot/qemu"
 )
 

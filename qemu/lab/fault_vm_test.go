@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/attest/wire"
-	"github.com/sealboot/sealboot/boot/fetch/faultproxy"
+	"github.com/sealboot/sealboot/boot/boottest/faultproxy"
 	"github.com/sealboot/sealboot/qemu"
 )
 

@@ -33,8 +33,8 @@ import (
 
 	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/wire"
-	"github.com/sealboot/sealboot/boot/cpio"
-	"github.com/sealboot/sealboot/boot/uki"
+	"github.com/sealboot/sealboot/boot/image/cpio"
+	"github.com/sealboot/sealboot/boot/image/uki"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/qemu"
 )

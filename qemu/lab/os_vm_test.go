@@ -201,7 +201,7 @@ func TestKernelThatCannotBeLoaded(t *testing.T) {
 	c := loaderCode(t, l)
 	b := switchOnWith(t, l, l.Machine(), func(vm *qemu.VM) error {
 		return c.debug(t.Context(), vm, func(_ *qemu.Debugger, runTo func(string) error) error {
-			if err := runTo("boot/kexec.(*Loader).Load"); err != nil {
+			if err := runTo("boot/image/kexec.(*Loader).Load"); err != nil {
 				return err
 			}
 			wantKey(t, l, vm, true)

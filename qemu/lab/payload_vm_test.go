@@ -15,10 +15,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/sealboot/sealboot/board"
-	"github.com/sealboot/sealboot/boot/cpio"
-	"github.com/sealboot/sealboot/boot/media"
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/cpio"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/source/media"
+	"github.com/sealboot/sealboot/boot/source/oci"
 )
 
 const (

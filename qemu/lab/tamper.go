@@ -24,7 +24,7 @@ import (
 	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/attest/server/site"
 	"github.com/sealboot/sealboot/attest/wire"
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/osimage"
 )
 
 // Tamper is one thing that is changed behind the back of everybody.

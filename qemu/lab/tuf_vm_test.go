@@ -16,9 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/sealboot/sealboot/attest/wire"
-	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/repo"
-	"github.com/sealboot/sealboot/boot/tuf/sign"
+	"github.com/sealboot/sealboot/boot/publish/sign"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
+	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 )
@@ -162,13 +162,13 @@ func tufRollback(t *testing.T, l *Lab) {
 // machine's clock stands at 1970 does not help: attestd signs the time.
 func tufExpired(t *testing.T, l *Lab) {
 	ctx := t.Context()
-	r, err := repo.Open(ctx, l.tufRepo(), repo.Operator{State: l.tufState()})
+	r, err := tufrepo.Open(ctx, l.tufRepo(), tufrepo.Operator{State: l.tufState()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, _, err := repo.ReadKey(l.path("tuf-keys", "timestamp-2.pem"))
+	key, _, err := tufrepo.ReadKey(l.path("tuf-keys", "timestamp-2.pem"))
 	if err == nil {
-		_, err = r.Apply(ctx, time.Now().AddDate(-1, 0, 0), []crypto.Signer{key}, repo.Refresh(tuf.RoleTimestamp))
+		_, err = r.Apply(ctx, time.Now().AddDate(-1, 0, 0), []crypto.Signer{key}, tufrepo.Refresh(tuf.RoleTimestamp))
 	}
 	if err := errors.Join(err, r.Close(), l.ExportTUF(ctx)); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/osimage"
 	"github.com/sealboot/sealboot/qemu/child"
 )
 

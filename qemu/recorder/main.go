@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealboot/sealboot/boot/tty"
+	"github.com/sealboot/sealboot/boot/machine/tty"
 	"github.com/sealboot/sealboot/measure/fwlog/armor"
 )
 

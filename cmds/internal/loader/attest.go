@@ -12,7 +12,7 @@ import (
 	"github.com/sealboot/sealboot/attest/keys"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/handover"
+	"github.com/sealboot/sealboot/boot/image/handover"
 	"github.com/sealboot/sealboot/measure/event"
 )
 

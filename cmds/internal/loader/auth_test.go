@@ -12,9 +12,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/sealboot/sealboot/boot/boottest/ocitest"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/oci/ocitest"
 )
 
 // locked stands in front of the world's registry and wants a password. It counts

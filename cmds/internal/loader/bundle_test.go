@@ -17,8 +17,8 @@ import (
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/repo"
+	"github.com/sealboot/sealboot/boot/publish/tufrepo"
+	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
 )
@@ -27,7 +27,7 @@ import (
 // target "os": an OCI layout in a tar.
 type publisher struct {
 	w     *world
-	repo  *repo.Repo
+	repo  *tufrepo.Repo
 	dir   string
 	keys  []crypto.Signer
 	image string // the tar
@@ -44,13 +44,13 @@ func (w *world) publisher() *publisher {
 	if err := os.WriteFile(p.image, folderTar(t, filepath.Join(w.copyToLayout(), "os")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if p.repo, err = repo.Open(t.Context(), p.dir, repo.Operator{State: p.dir + ".state"}); err != nil {
+	if p.repo, err = tufrepo.Open(t.Context(), p.dir, tufrepo.Operator{State: p.dir + ".state"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.repo.Close() })
-	changes := []repo.Change{repo.Create()}
+	changes := []tufrepo.Change{tufrepo.Create()}
 	for _, role := range []string{tuf.RoleRoot, tuf.RoleTimestamp, tuf.RoleSnapshot, tuf.RoleTargets} {
-		changes = append(changes, repo.AddKey(role, key.Public()))
+		changes = append(changes, tufrepo.AddKey(role, key.Public()))
 	}
 	p.apply(changes...)
 	w.layout = filepath.Join(t.TempDir(), "stick")
@@ -76,7 +76,7 @@ func folderTar(t *testing.T, dir string) []byte {
 	return b.Bytes()
 }
 
-func (p *publisher) apply(changes ...repo.Change) {
+func (p *publisher) apply(changes ...tufrepo.Change) {
 	p.w.t.Helper()
 	if s, err := p.repo.Apply(p.w.t.Context(), time.Now(), p.keys, changes...); err != nil || !s.Published {
 		p.w.t.Fatal(s, err)
@@ -87,14 +87,14 @@ func (p *publisher) apply(changes ...repo.Change) {
 func (p *publisher) publish(version int) {
 	p.w.t.Helper()
 	custom := json.RawMessage(fmt.Sprintf(`{"sealboot":{"kind":"bundle","version":%d,"architecture":%q}}`, version, runtime.GOARCH))
-	p.apply(repo.AddTarget(repo.Target{Name: "os", File: p.image, Custom: custom}))
+	p.apply(tufrepo.AddTarget(tufrepo.Target{Name: "os", File: p.image, Custom: custom}))
 }
 
 // stick writes a bundle of what is published, made then, and returns it.
 func (p *publisher) stick(then time.Time) []byte {
 	p.w.t.Helper()
 	var b bytes.Buffer
-	if _, err := p.repo.Bundle(p.w.t.Context(), then, repo.Bundle{Lifetime: time.Hour, Keys: p.keys}, &b); err != nil {
+	if _, err := p.repo.Bundle(p.w.t.Context(), then, tufrepo.Bundle{Lifetime: time.Hour, Keys: p.keys}, &b); err != nil {
 		p.w.t.Fatal(err)
 	}
 	p.insert(b.Bytes())

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // TestCacheOpenedOnce has a machine go through rounds in which the image is not to be had. It may be offline for weeks and

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/kexec"
+	"github.com/sealboot/sealboot/boot/image/kexec"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/predict"
 )

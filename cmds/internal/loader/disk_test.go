@@ -18,12 +18,12 @@ import (
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/oci"
-	ocipublish "github.com/sealboot/sealboot/boot/oci/publish"
-	"github.com/sealboot/sealboot/boot/osimage"
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/machine/console"
+	ocipublish "github.com/sealboot/sealboot/boot/publish/ocipush"
+	"github.com/sealboot/sealboot/boot/source/oci"
 )
 
 // diskLayout publishes a disk image to a layout as "sealboot publish" does.

@@ -13,10 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealboot/sealboot/boot/boottest/volumetest"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/media/volume"
-	"github.com/sealboot/sealboot/boot/media/volume/volumetest"
+	"github.com/sealboot/sealboot/boot/machine/console"
+	"github.com/sealboot/sealboot/boot/source/volume"
 )
 
 // TestFailingVolumes has a cache volume that cannot be written, in every way that a real one cannot, whatever it is used for.

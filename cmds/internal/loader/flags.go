@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // Flags are what ociboot and tufboot have in common.

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // TestHostConfigThatLeadsNowhere has an operating system leave a host config that is right in every word.

@@ -18,7 +18,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	ocipublish "github.com/sealboot/sealboot/boot/oci/publish"
+	ocipublish "github.com/sealboot/sealboot/boot/publish/ocipush"
 )
 
 // hostile is what somebody may have put in the place of one file. path does not exist, its folder does.

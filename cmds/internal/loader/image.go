@@ -9,12 +9,12 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sealboot/sealboot/boot/base/platform"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/kexec"
-	"github.com/sealboot/sealboot/boot/osimage"
-	"github.com/sealboot/sealboot/boot/platform"
+	"github.com/sealboot/sealboot/boot/image/kexec"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // A KexecFunc gives a complete image to the kernel.

@@ -15,14 +15,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/clock"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/media/volume"
-	"github.com/sealboot/sealboot/boot/netup"
-	"github.com/sealboot/sealboot/boot/tuf"
+	"github.com/sealboot/sealboot/boot/machine/clock"
+	"github.com/sealboot/sealboot/boot/machine/console"
+	"github.com/sealboot/sealboot/boot/machine/netup"
+	"github.com/sealboot/sealboot/boot/source/fetch"
+	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/boot/source/volume"
 	"github.com/sealboot/sealboot/measure/event"
 )
 

@@ -12,13 +12,13 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/cosign"
-	"github.com/sealboot/sealboot/boot/fetch"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/media"
-	"github.com/sealboot/sealboot/boot/media/volume"
-	"github.com/sealboot/sealboot/boot/oci"
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/source/cosign"
+	"github.com/sealboot/sealboot/boot/source/fetch"
+	"github.com/sealboot/sealboot/boot/source/media"
+	"github.com/sealboot/sealboot/boot/source/oci"
+	"github.com/sealboot/sealboot/boot/source/volume"
 )
 
 // source returns what fetches from src.

@@ -18,10 +18,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
 
+	"github.com/sealboot/sealboot/boot/boottest/volumetest"
 	"github.com/sealboot/sealboot/boot/config"
-	"github.com/sealboot/sealboot/boot/console"
-	"github.com/sealboot/sealboot/boot/media/volume/volumetest"
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	"github.com/sealboot/sealboot/boot/machine/console"
 )
 
 // TestNoRoom has a container image whose root would not fit into memory, as its

@@ -15,8 +15,8 @@ import (
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/handover"
-	ocipublish "github.com/sealboot/sealboot/boot/oci/publish"
+	"github.com/sealboot/sealboot/boot/image/handover"
+	ocipublish "github.com/sealboot/sealboot/boot/publish/ocipush"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 )

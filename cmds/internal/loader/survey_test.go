@@ -9,8 +9,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/sealboot/sealboot/boot/survey"
-	"github.com/sealboot/sealboot/boot/tuf/bundle"
+	"github.com/sealboot/sealboot/boot/base/survey"
+	"github.com/sealboot/sealboot/boot/source/tuf/bundle"
 	"github.com/sealboot/sealboot/measure/heaptest"
 )
 

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/sealboot/sealboot/boot/clock"
-	"github.com/sealboot/sealboot/boot/console"
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/boot/machine/clock"
+	"github.com/sealboot/sealboot/boot/machine/console"
 	"github.com/sealboot/sealboot/measure"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"

@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealboot/sealboot/boot/clock"
+	"github.com/sealboot/sealboot/boot/boottest/tuftest"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/tuf"
-	"github.com/sealboot/sealboot/boot/tuf/tuftest"
+	"github.com/sealboot/sealboot/boot/machine/clock"
+	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"
 )

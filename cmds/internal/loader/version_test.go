@@ -10,9 +10,9 @@ import (
 
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/handover"
-	ocipublish "github.com/sealboot/sealboot/boot/oci/publish"
-	"github.com/sealboot/sealboot/boot/osimage"
+	"github.com/sealboot/sealboot/boot/image/handover"
+	"github.com/sealboot/sealboot/boot/image/osimage"
+	ocipublish "github.com/sealboot/sealboot/boot/publish/ocipush"
 	"github.com/sealboot/sealboot/measure/cel"
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/floor"

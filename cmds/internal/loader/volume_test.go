@@ -11,10 +11,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealboot/sealboot/boot/boottest/volumetest"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
-	"github.com/sealboot/sealboot/boot/media/volume"
-	"github.com/sealboot/sealboot/boot/media/volume/volumetest"
+	"github.com/sealboot/sealboot/boot/source/volume"
 )
 
 // TestCacheVolume boots with a volume SB-CACHE in every state that it can be in:
