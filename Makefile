@@ -7,9 +7,9 @@ LOADER ?= $(LAB)/loader
 TAMPER ?=
 # Where "make run" boots from: oci, tuf, media or bundle, or several, as in tuf,oci.
 SOURCE ?= oci
-# Seconds of fuzzing: for each target at most, and for all of them together.
-FUZZTIME   ?= 60
-FUZZBUDGET ?= 500
+# Seconds of fuzzing: for each target at most, and for all of them together. An hour of it is "make soak".
+FUZZTIME   ?= 10
+FUZZBUDGET ?= 150
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -21,7 +21,7 @@ TEST_PACKAGES   = tpm2-tools dosfstools mtools fdisk e2fsprogs cryptsetup-bin po
 PACKAGES        = $(KERNEL_PACKAGES) $(VM_PACKAGES) $(OS_PACKAGES) $(TEST_PACKAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run lint check test size bench bench-fetch bench-vm bench-tuf bench-attest tuf-client clean
+.PHONY: help deps build run lint check test soak size bench bench-fetch bench-vm bench-tuf bench-attest tuf-client clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test: deps lint boot/publish/tufrepo/testdata/tufjs/node_modules ## Everything t
 	SEALBOOT_TEST_ALL=1 go test -race -timeout 20m ./...
 	.ci/fuzz $(FUZZTIME) $(FUZZBUDGET)
 	SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 60m -count 1 ./qemu/...
+
+soak: deps ## Fuzzing for an hour: what is too long for "make test"
+	.ci/fuzz 120 3600
 
 size: build ## Show the sizes of the loader that "make run" booted, and fail over the budget
 	@build/bin/sealboot build size $(LOADER)
