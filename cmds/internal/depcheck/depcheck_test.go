@@ -115,10 +115,8 @@ func TestDirection(t *testing.T) {
 	}
 }
 
-// rooms are the folders of boot, each with the rooms that it may use. Those that it
-// may not use have their reason in docs/architecture.md: base knows nothing of a
-// boot, image reads bytes and asks nobody for them, source knows no machine, and
-// flow gives the order of a boot without knowing how any of it is done.
+// rooms are the directories of boot, each with the others that it may use. The reason
+// of those that it may not use is in docs/architecture.md.
 var rooms = map[string][]string{
 	"base":     {},
 	"flow":     {},
@@ -130,7 +128,7 @@ var rooms = map[string][]string{
 	"boottest": {"base", "image", "source", "publish"},
 }
 
-// TestRooms holds boot to the picture of docs/architecture.md.
+// TestRooms holds boot to the list in docs/architecture.md, transitively.
 func TestRooms(t *testing.T) {
 	packages, err := list(module + "boot/...")
 	if err != nil {
@@ -251,6 +249,7 @@ var never = []Rule{
 	{module + "board", "it builds loaders"},
 	{module + "qemu", "it runs machines"},
 	{"*test", "for tests"},
+	{"*bench", "for measurements"},
 	{module + "measure/fwlog/armor", "for the recorder and the one who reads its console"},
 
 	{"database/sql", "a loader has no database"},
