@@ -6,17 +6,6 @@ import (
 	"testing"
 )
 
-func tree(t testing.TB, text string) any {
-	t.Helper()
-	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
 func TestMerge(t *testing.T) {
 	for name, c := range map[string]struct{ origin, before, after, want string }{
 		"nothing changed":                {`{"a":1.0,"b":null}`, `{"a":1}`, `{"a":1}`, `{"a":1.0,"b":null}`},
@@ -32,7 +21,11 @@ func TestMerge(t *testing.T) {
 		"an object becomes another kind": {`{"a":{"b":1.0}}`, `{"a":{"b":1}}`, `{"a":[1]}`, `{"a":[1]}`},
 		"an array becomes an object":     {`{"a":[1.0]}`, `{"a":[1]}`, `{"a":{"b":1}}`, `{"a":{"b":1}}`},
 	} {
-		got, err := json.Marshal(merge(tree(t, c.origin), tree(t, c.before), tree(t, c.after)))
+		all, err := trees([]byte(c.origin), []byte(c.before), []byte(c.after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := json.Marshal(merge(all[0], all[1], all[2]))
 		if err != nil || string(got) != c.want {
 			t.Errorf("%s: %s, %v; want %s", name, got, err, c.want)
 		}
