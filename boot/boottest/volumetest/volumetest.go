@@ -116,7 +116,12 @@ func (i Image) Edit(t testing.TB, change func(dir string)) Image {
 	dev := i.loop(t)
 	defer run(t, "losetup", "--detach", dev)
 	run(t, "mount", dev, dir)
-	defer run(t, "umount", dir)
+	defer func() {
+		// A mount namespace that a process of another test made meanwhile holds the file system too. It stays mounted
+		// then, and what is not written yet is not on the image when the next one reads it.
+		run(t, "sync", "--file-system", dir)
+		run(t, "umount", dir)
+	}()
 	change(dir)
 	return i
 }
