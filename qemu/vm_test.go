@@ -4,6 +4,7 @@ package qemu_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -288,5 +289,57 @@ func TestStop(t *testing.T) {
 	}
 	if _, err := vm.Expect(context.Background(), "never", time.Second); err == nil {
 		t.Error("Expect found something on the console of a stopped machine")
+	}
+}
+
+// TestFreedMemoryIsCleared looks for a secret in a machine's memory after the
+// program that had it gave its pages back. The board's kernel clears what is freed,
+// though it does not clear all memory at boot. With that switched off, the secret
+// is there: the test can fail.
+func TestFreedMemoryIsCleared(t *testing.T) {
+	word := t.Name()
+	secret := sha256.Sum256([]byte(word))
+	for i, b := range secret {
+		secret[i] = ^b
+	}
+	const written = 64 << 20 / sha256.Size
+	for _, tt := range []struct {
+		name, cmdline string
+		cleared       bool
+	}{
+		{"as the board says", "", true},
+		{"switched off", " init_on_free=0", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			vm := start(t, machine(t, "guest.do=secret guest.secret="+word+tt.cmdline))
+			count := func() int {
+				t.Helper()
+				n, err := vm.CountInMemory(secret[:])
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			next := func() {
+				t.Helper()
+				if _, err := vm.Serial().Write([]byte("\n")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			expect(t, vm, `guest: secret in memory`)
+			if n := count(); n < written {
+				t.Fatalf("the secret is in memory %d times, want %d", n, written)
+			}
+			next()
+			expect(t, vm, `guest: secret given back`)
+			switch n := count(); {
+			case tt.cleared && n > 0:
+				t.Errorf("the secret is still in memory %d times", n)
+			case !tt.cleared && n < written/2:
+				t.Errorf("the secret is in memory %d times, want most of %d: this test proves nothing", n, written)
+			}
+			next()
+			wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
+		})
 	}
 }

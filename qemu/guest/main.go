@@ -4,6 +4,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -75,6 +76,8 @@ func run() (exit bool, err error) {
 		return false, dial(option(string(cmdline), "guest.dial"))
 	case "echo":
 		return false, echo()
+	case "secret":
+		return false, secret(option(string(cmdline), "guest.secret"))
 	case "wait":
 		time.Sleep(time.Hour)
 	}
@@ -220,4 +223,33 @@ func kexec() error {
 	}
 	fmt.Printf("guest: loaded in %v\n", time.Since(begin).Round(time.Millisecond))
 	return end(unix.LINUX_REBOOT_CMD_KEXEC)
+}
+
+// secret fills memory with the complement of a word's hash, which stands nowhere else,
+// and then gives the memory back. After each step it waits for a byte on the second
+// serial port.
+func secret(word string) error {
+	port, err := os.OpenFile("/dev/ttyS1", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer port.Close()
+	mem, err := unix.Mmap(-1, 0, 64<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fmt.Errorf("mapping memory: %w", err)
+	}
+	sum := sha256.Sum256([]byte(word))
+	for i := range mem {
+		mem[i] = ^sum[i%len(sum)]
+	}
+	fmt.Println("guest: secret in memory")
+	if _, err := io.ReadFull(port, make([]byte, 1)); err != nil {
+		return err
+	}
+	if err := unix.Munmap(mem); err != nil {
+		return fmt.Errorf("giving memory back: %w", err)
+	}
+	fmt.Println("guest: secret given back")
+	_, err = io.ReadFull(port, make([]byte, 1))
+	return err
 }
