@@ -29,7 +29,7 @@ var guestOptions = initramfs.Options{Source: "..", Commands: []string{"./qemu/gu
 func machine(t *testing.T, cmdline string) qemu.Config {
 	t.Helper()
 	dir := t.TempDir()
-	options := board.Options{Initramfs: guestOptions, Out: dir, Cmdline: "console=ttyS0,115200 panic=1 " + cmdline}
+	options := board.Options{Initramfs: guestOptions, Out: dir, Cmdline: "console=ttyS0,115200 panic=1 no_timer_check " + cmdline}
 	loader, err := board.QEMU().Build(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestEndOfUinit(t *testing.T) {
 	}
 	for _, how := range []string{"exit", "fail", "kill"} {
 		t.Run(how, func(t *testing.T) {
-			c.Cmdline = "console=ttyS0,115200 panic=1 guest.do=" + how
+			c.Cmdline = "console=ttyS0,115200 panic=1 no_timer_check guest.do=" + how
 			exit, err := start(t, c).Wait(t.Context(), 20*time.Second)
 			if err != nil {
 				t.Fatal(err)
@@ -303,6 +303,9 @@ func TestFreedMemoryIsCleared(t *testing.T) {
 		secret[i] = ^b
 	}
 	const written = 64 << 20 / sha256.Size
+	// Each of the two processors may keep the pages it touched last for a while, up to
+	// 15 of them (PAGEVEC_SIZE): they are not free yet.
+	const kept = 2 * 15 * 4096 / sha256.Size
 	for _, tt := range []struct {
 		name, cmdline string
 		cleared       bool
@@ -333,8 +336,8 @@ func TestFreedMemoryIsCleared(t *testing.T) {
 			next()
 			expect(t, vm, `guest: secret given back`)
 			switch n := count(); {
-			case tt.cleared && n > 0:
-				t.Errorf("the secret is still in memory %d times", n)
+			case tt.cleared && n > kept:
+				t.Errorf("the secret is still in memory %d times, want at most %d", n, kept)
 			case !tt.cleared && n < written/2:
 				t.Errorf("the secret is in memory %d times, want most of %d: this test proves nothing", n, written)
 			}

@@ -135,7 +135,7 @@ func facts() error {
 	return nil
 }
 
-// names are those in a folder, if there is one.
+// names are those in a directory, if there is one.
 func names(dir string) (all []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -218,7 +218,7 @@ func kexec() error {
 	}
 	defer initrd.Close()
 	begin := time.Now()
-	if err := unix.KexecFileLoad(int(kernel.Fd()), int(initrd.Fd()), "console=ttyS0,115200 panic=10 guest.second", 0); err != nil {
+	if err := unix.KexecFileLoad(int(kernel.Fd()), int(initrd.Fd()), "console=ttyS0,115200 panic=10 no_timer_check guest.second", 0); err != nil {
 		return fmt.Errorf("kexec_file_load: %w", err)
 	}
 	fmt.Printf("guest: loaded in %v\n", time.Since(begin).Round(time.Millisecond))
