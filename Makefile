@@ -11,6 +11,9 @@ SOURCE ?= oci
 FUZZTIME   ?= 10
 FUZZBUDGET ?= 150
 
+# Parts of the virtual machines' tests, which run at the same time as the rest of them.
+VM_PARTS = -split 'qemu/lab=^Test(TUF|HostileOS|TPM)$$' -split 'qemu/lab=^Test(Tamper|Crash|ImageKinds|Payload)$$'
+
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 KERNEL_PACKAGES = linux-source-6.1 build-essential bc flex bison libelf-dev libssl-dev xz-utils systemd-boot-efi
@@ -64,9 +67,9 @@ boot/publish/tufrepo/testdata/tufjs/node_modules: boot/publish/tufrepo/testdata/
 	@touch $@
 
 test: deps lint boot/publish/tufrepo/testdata/tufjs/node_modules ## Everything that can be tested: races, fuzzing, virtual machines
-	SEALBOOT_TEST_ALL=1 go test -race -timeout 20m ./...
+	SEALBOOT_TEST_ALL=1 go run ./cmds/internal/testrun -race -timeout 20m ./...
 	.ci/fuzz $(FUZZTIME) $(FUZZBUDGET)
-	SEALBOOT_TEST_ALL=1 go test -tags vm -timeout 60m -count 1 ./qemu/...
+	SEALBOOT_TEST_ALL=1 go run ./cmds/internal/testrun $(VM_PARTS) -tags vm -timeout 60m -count 1 ./qemu/...
 
 soak: deps ## Fuzzing for an hour: what is too long for "make test"
 	.ci/fuzz 120 3600
