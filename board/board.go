@@ -19,7 +19,7 @@ var files embed.FS
 
 // Board describes one model of machine.
 type Board struct {
-	// Name is that of the board's folder.
+	// Name is that of the board's directory.
 	Name string
 	// Arch is Go's name of the processor architecture.
 	Arch string

@@ -15,7 +15,7 @@ func TestInterrupted(t *testing.T) {
 	t.Setenv("TMPDIR", tmp)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { // waits for its first folder
+	go func() { // waits for its first directory
 		for found := []string(nil); len(found) == 0 && ctx.Err() == nil; {
 			found, _ = filepath.Glob(filepath.Join(tmp, "*", "gopath"))
 		}

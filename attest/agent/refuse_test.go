@@ -47,7 +47,7 @@ func TestGather(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Gather(t.Context(), tp.TPM, dir); err == nil || !strings.Contains(err.Error(), "read handover") {
-		t.Errorf("a folder in the place of the event log: %v", err)
+		t.Errorf("a directory in the place of the event log: %v", err)
 	}
 }
 

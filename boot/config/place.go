@@ -18,7 +18,7 @@ const (
 	// efivarfs writes it.
 	EFIVariable = "SealbootHost-5ea1b007-c0f1-4a5e-8b00-7ed05ea1b007"
 	// VolumeLabel is the label of the volume, and VolumeFile the file in
-	// its top folder.
+	// its top directory.
 	VolumeLabel = "SB-CONFIG"
 	VolumeFile  = "sealboot.json"
 	// FwCfg is the name of QEMU's fw_cfg item. Lab only.
@@ -60,7 +60,7 @@ func InEFI(dir string) Place {
 	return filePlace{"the EFI variable " + EFIVariable, filepath.Join(dir, EFIVariable), 4}
 }
 
-// InFwCfg reads QEMU's fw_cfg item under dir, the sysfs folder of its items.
+// InFwCfg reads QEMU's fw_cfg item under dir, the sysfs directory of its items.
 func InFwCfg(dir string) Place {
 	return filePlace{"fw_cfg " + FwCfg, filepath.Join(dir, FwCfg, "raw"), 0}
 }

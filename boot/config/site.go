@@ -135,7 +135,7 @@ type Source struct {
 	Ref string `json:"ref,omitempty"`
 	// Mirrors are tried in order after the first place. oci:
 	// registry/repository, with the tag or digest of Ref. tuf: URLs of a
-	// folder that holds "metadata" and "targets".
+	// directory that holds "metadata" and "targets".
 	Mirrors []string `json:"mirrors,omitempty"`
 	// CA signs the TLS certificates of the source and its mirrors (PEM): a
 	// loader knows no public CAs.
@@ -164,7 +164,7 @@ type Source struct {
 	// Root is the trusted root.json of a TUF repository.
 	Root []byte `json:"root,omitempty"`
 	// MetadataURL and TargetsURL are where the repository is; an empty
-	// TargetsURL means the folder "targets" beside the metadata's.
+	// TargetsURL means the directory "targets" beside the metadata's.
 	MetadataURL string `json:"metadataURL,omitempty"`
 	TargetsURL  string `json:"targetsURL,omitempty"`
 	// Target is the name of what to boot.

@@ -2,7 +2,7 @@
 // layout.
 //
 //	ociboot [flags] REGISTRY/REPOSITORY[:TAG|@DIGEST]
-//	ociboot [flags] FOLDER
+//	ociboot [flags] DIRECTORY
 //
 // It fetches and verifies the image, measures it into the TPM, hands the event
 // log over and starts the image's kernel with kexec. The network must be up.
@@ -31,9 +31,9 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int { return loader.Run("ociboot", args, parse) }
 
-const usage = `usage: ociboot [flags] REGISTRY/REPOSITORY[:TAG|@DIGEST] | FOLDER
+const usage = `usage: ociboot [flags] REGISTRY/REPOSITORY[:TAG|@DIGEST] | DIRECTORY
 
-Boot an image from a registry, or from a folder with an OCI layout.
+Boot an image from a registry, or from a directory with an OCI layout.
 
   ociboot --dry-run registry.example/os:1            look at it, on any Linux machine
   ociboot --key release.pub registry.example/os:1    boot it if this key has signed it
@@ -63,10 +63,10 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	}
 	src := config.Source{Type: config.SourceOCI, Ref: s.Arg(0), Mirrors: mirrors, Threshold: *threshold, Identity: *identity}
 	o := loader.Options{}
-	if isFolder(s.Arg(0)) {
+	if isDirectory(s.Arg(0)) {
 		src.Type, src.Ref, o.Layout = config.SourceMedia, *tag, s.Arg(0)
 	} else if *tag != "" {
-		return nil, nil, errors.New("--tag goes with a folder")
+		return nil, nil, errors.New("--tag goes with a directory")
 	}
 	var err error
 	if src.Keys, err = readKeys(keys); err != nil {
@@ -109,8 +109,8 @@ func clientCert(certFile, keyFile string) (*config.Auth, error) {
 	return &config.Auth{Cert: string(cert), Key: string(key)}, nil
 }
 
-// isFolder tells a path from a reference, which never begins with "." or "/".
-func isFolder(arg string) bool {
+// isDirectory tells a path from a reference, which never begins with "." or "/".
+func isDirectory(arg string) bool {
 	if strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, ".") {
 		return true
 	}

@@ -150,7 +150,7 @@ func TestExitCodes(t *testing.T) {
 		{"no image", nil, loader.ExitUsage, "want one image"},
 		{"unknown flag", []string{"--faster", dir}, loader.ExitUsage, "faster"},
 		{"JSON without a dry run", []string{"--json", dir}, loader.ExitUsage, "--dry-run"},
-		{"tag of a registry", []string{"--dry-run", "--tag", "v1", "r/x"}, loader.ExitUsage, "folder"},
+		{"tag of a registry", []string{"--dry-run", "--tag", "v1", "r/x"}, loader.ExitUsage, "directory"},
 		{"no key", []string{"--dry-run", "--key", key, dir}, loader.ExitUsage, "PEM"},
 		{"identity without keys", []string{"--dry-run", "--identity", "registry.example/os", dir}, loader.ExitUsage, "--identity goes with --key"},
 		{"threshold without keys", []string{"--dry-run", "--threshold", "1", dir}, loader.ExitUsage, "threshold"},

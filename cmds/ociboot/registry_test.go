@@ -82,7 +82,7 @@ func TestRegistryAuth(t *testing.T) {
 	}
 }
 
-// fill copies the image of a layout folder to a registry as os:v1.
+// fill copies the image of a layout directory to a registry as os:v1.
 func fill(t *testing.T, registry http.Handler, dir string) {
 	t.Helper()
 	s := httptest.NewServer(registry)

@@ -24,7 +24,7 @@ func newCopyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "copy SOURCE TARGET",
 		Short: "Copy an image with its signatures and referrers",
-		Long: `Copy copies an image between registries, layout folders and layout tar files,
+		Long: `Copy copies an image between registries, layout directories and layout tar files,
 and with it everything that refers to it: signatures in both of cosign's forms,
 reference values, and what else is attached. It prints the image's digest,
 which stays the same. A terminal shows one bar for all of it; elsewhere each thing
@@ -32,11 +32,11 @@ that was copied is a line.
 
 What the target has is not copied again, and a copy that was interrupted goes on
 where it was: run it again. What has arrived of a blob is kept in the layout's
-folder .partial, beside a tar file in FILE.partial, and for a registry in
+directory .partial, beside a tar file in FILE.partial, and for a registry in
 sealboot/copy of the user's cache directory.
 
-A location is "registry/name:tag", "oci:FOLDER:TAG" or "oci-archive:FILE:TAG".
-On a volume labelled SB-MEDIA, a folder or tar file can be booted.`,
+A location is "registry/name:tag", "oci:DIRECTORY:TAG" or "oci-archive:FILE:TAG".
+On a volume labelled SB-MEDIA, a directory or tar file can be booted.`,
 		Example: `  sealboot copy registry.example/os:1 oci-archive:/media/stick/os.tar:1`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -85,7 +85,7 @@ func newPublishCmd() *cobra.Command {
 		Use:   "publish LOCATION",
 		Short: "Put an image into a registry or a layout, sign it, print its digest",
 		Long: `Publish makes an image that a loader can boot and puts it where LOCATION says:
-"registry/name:tag", "oci:FOLDER:TAG" or "oci-archive:FILE:TAG".
+"registry/name:tag", "oci:DIRECTORY:TAG" or "oci-archive:FILE:TAG".
 
 The image is one of: a kernel with, perhaps, an initrd and a device tree
 (--kernel); a UKI (--uki); a disk (--disk: raw, also with gzip, zstd or xz,

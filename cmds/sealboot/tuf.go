@@ -25,7 +25,7 @@ func newTUFCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tuf",
 		Short: "Publish images in a TUF repository",
-		Long: `Publish images in a TUF repository: a folder with metadata/ and targets/ that any
+		Long: `Publish images in a TUF repository: a directory with metadata/ and targets/ that any
 web server or bucket serves.
 
 Every command that changes something signs it with the keys given by --key. What
@@ -33,7 +33,7 @@ still lacks signatures is a draft: clients do not see it, and "tuf sign" adds to
 it, on other machines too. Keys are PEM files; make one with
 "openssl genpkey -algorithm ed25519 -out root.pem" or let "tuf init" do it.
 
-Nothing that lies in the folder is trusted. Every command verifies it first, from
+Nothing that lies in the directory is trusted. Every command verifies it first, from
 the root and above the versions that this machine remembers outside of it ("tuf
 trust"), and shows what it is about to sign as a difference to what is published.
 It asks on a terminal; scripts say --yes.`,
@@ -185,7 +185,7 @@ func newTUFInitCmd() *cobra.Command {
 	f.StringArrayVar(&trust, "trust", nil, "`ROLE=FILE`: trust the key in this file with a role; may be repeated")
 	f.StringArrayVar(&thresholds, "threshold", nil, "`ROLE=N`: so many keys must sign a role")
 	f.StringArrayVar(&lifetimes, "lifetime", nil, "`ROLE=TIME`: a role is valid for so long, such as 7d or 12h")
-	f.StringVar(&generate, "generate", "", "make a key in this `folder` for every role without one, and sign with it")
+	f.StringVar(&generate, "generate", "", "make a key in this `directory` for every role without one, and sign with it")
 	return cmd
 }
 
@@ -211,7 +211,7 @@ func initChanges(cmd *cobra.Command, trust, thresholds, lifetimes []string, gene
 			file := filepath.Join(generate, role+".pem")
 			err := sign.Generate(file)
 			if errors.Is(err, os.ErrExist) {
-				return nil, fmt.Errorf("%w; choose another folder, or trust that key with --trust %s=%s", err, role, file)
+				return nil, fmt.Errorf("%w; choose another directory, or trust that key with --trust %s=%s", err, role, file)
 			}
 			if err != nil {
 				return nil, err

@@ -52,7 +52,7 @@ func newTUFSealCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "seal REPOSITORY BUNDLE",
 		Short: "Add signatures to the seal of an offline bundle",
-		Long: `Add signatures to the seal of an offline bundle, a tar or a folder, where keys of the
+		Long: `Add signatures to the seal of an offline bundle, a tar or a directory, where keys of the
 role targets are kept in different places. The bundle has to verify from what this
 machine remembers of the repository. Without --key it shows what the seal says.`,
 		Example: `  sealboot tuf seal repo bundle.tar --key targets-2.pem`,

@@ -304,9 +304,9 @@ func (o *tufOperator) verify(cmd *cobra.Command, dir, root string) (report tufre
 func newTUFExportCmd() *cobra.Command {
 	var operator tufOperator
 	cmd := &cobra.Command{
-		Use:   "export REPOSITORY FOLDER",
-		Short: "Copy what is published to a folder for a web server or a bucket",
-		Long: `Copy what is published to a folder for a web server or a bucket, once all of it
+		Use:   "export REPOSITORY DIRECTORY",
+		Short: "Copy what is published to a directory for a web server or a bucket",
+		Long: `Copy what is published to a directory for a web server or a bucket, once all of it
 verifies.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -126,7 +126,7 @@ func TestTUFLife(t *testing.T) {
 	}
 	for _, name := range []string{"more", "empty"} { // by a failed init
 		if _, err := os.Stat(in(name)); err == nil {
-			t.Errorf("there is a folder %s", name)
+			t.Errorf("there is a directory %s", name)
 		}
 	}
 }

@@ -35,7 +35,7 @@ type tufOperator struct {
 }
 
 func (o *tufOperator) flag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.state, "state", "", "the `folder` that remembers the trusted root and the versions seen; one of the user's if empty")
+	cmd.Flags().StringVar(&o.state, "state", "", "the `directory` that remembers the trusted root and the versions seen; one of the user's if empty")
 }
 
 func (o *tufOperator) confirmFlag(cmd *cobra.Command) {

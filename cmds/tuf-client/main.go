@@ -6,7 +6,7 @@
 //	tuf-client --metadata-dir D --metadata-url U --target-name P... --target-dir T --target-base-url B download
 //
 // It exits with 0 on success and with 1 on any failure. Two things differ from
-// tufboot: the folder D is trusted to hold the root to start from, and the time
+// tufboot: the directory D is trusted to hold the root to start from, and the time
 // is what date(1) says, because the suite fakes that.
 package main
 
@@ -54,9 +54,9 @@ func run(ctx context.Context, args []string, clock func(context.Context) (time.T
 		fmt.Fprintln(stderr, "usage: tuf-client [flags] init TRUSTED_ROOT | refresh | download\n\nFlags:")
 		fs.PrintDefaults()
 	}
-	fs.StringVar(&o.metadataDir, "metadata-dir", "", "keep trusted metadata in this `folder`")
+	fs.StringVar(&o.metadataDir, "metadata-dir", "", "keep trusted metadata in this `directory`")
 	fs.StringVar(&o.metadataURL, "metadata-url", "", "the `URL` of the repository's metadata")
-	fs.StringVar(&o.targetDir, "target-dir", "", "put targets into this `folder`")
+	fs.StringVar(&o.targetDir, "target-dir", "", "put targets into this `directory`")
 	fs.StringVar(&o.targetURL, "target-base-url", "", "the `URL` of the repository's targets")
 	fs.Func("target-name", "download this target; may be repeated", func(s string) error {
 		o.targets = append(o.targets, s)

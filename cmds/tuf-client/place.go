@@ -14,7 +14,7 @@ import (
 )
 
 // path is where a target goes: always the same file for the same name, always
-// in the folder itself, and never hidden.
+// in the directory itself, and never hidden.
 func (o options) path(name string) string {
 	file := tuf.Escape(name)
 	if strings.HasPrefix(file, ".") {

@@ -161,7 +161,7 @@ func (r *runner) wantLastRequest(role string, version int64) {
 	}
 }
 
-// wantDownloads checks the content of everything in the targets folder.
+// wantDownloads checks the content of everything in the targets directory.
 func (r *runner) wantDownloads(want ...string) {
 	r.t.Helper()
 	entries, err := os.ReadDir(r.targetsDir)

@@ -1,7 +1,7 @@
 // tufboot boots what a TUF repository says.
 //
 //	tufboot [flags] --root ROOT.json --metadata-url URL --target NAME
-//	tufboot [flags] --root ROOT.json --bundle FOLDER --target NAME
+//	tufboot [flags] --root ROOT.json --bundle DIRECTORY --target NAME
 //
 // It follows the repository from the trusted root to the target, fetches and
 // verifies it, and measures and starts it as ociboot does. The network must be
@@ -25,7 +25,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int { return loader.Run("tufboot", args, parse) }
 
-const usage = `usage: tufboot [flags] --root ROOT.json (--metadata-url URL | --bundle FOLDER) --target NAME
+const usage = `usage: tufboot [flags] --root ROOT.json (--metadata-url URL | --bundle DIRECTORY) --target NAME
 
 Boot a target of a TUF repository.
 
@@ -41,10 +41,10 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	root := s.String("root", "", "`FILE`: the root.json to trust")
 	target := s.String("target", "", "`NAME` of the target to boot")
 	metadata := s.String("metadata-url", "", "`URL` of the repository's metadata")
-	targets := s.String("targets-url", "", "`URL` of its targets (default the folder \"targets\" beside the metadata)")
-	bundle := s.String("bundle", "", "`FOLDER` with an offline bundle, in place of --metadata-url")
+	targets := s.String("targets-url", "", "`URL` of its targets (default the directory \"targets\" beside the metadata)")
+	bundle := s.String("bundle", "", "`DIRECTORY` with an offline bundle, in place of --metadata-url")
 	var mirrors loader.Strings
-	s.Var(&mirrors, "mirror", "`URL` of a folder with \"metadata\" and \"targets\" of the same repository; may be repeated")
+	s.Var(&mirrors, "mirror", "`URL` of a directory with \"metadata\" and \"targets\" of the same repository; may be repeated")
 	if err := s.Parse(args); err != nil {
 		return nil, nil, err
 	}

@@ -87,7 +87,7 @@ func (v *volume) store(content []byte) (int, error) {
 	return first, nil
 }
 
-// directory is a folder being filled.
+// directory is a directory being filled.
 type directory struct {
 	entries []byte
 	dirs    map[[11]byte]*directory
@@ -96,7 +96,7 @@ type directory struct {
 
 func newDirectory() *directory { return &directory{dirs: map[[11]byte]*directory{}} }
 
-// addTree stores all files, in the order of their names, and then the folders.
+// addTree stores all files, in the order of their names, and then the directories.
 func (v *volume) addTree(files map[string][]byte) error {
 	root := newDirectory()
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -121,14 +121,14 @@ func (v *volume) addTree(files map[string][]byte) error {
 	return v.finish(root)
 }
 
-// finish writes the root directory: a label, the folders, the files.
+// finish writes the root directory: a label, the directories, the files.
 func (v *volume) finish(root *directory) error {
 	content := entry([11]byte([]byte("SEALBOOT   ")), 0x08, 0, 0)
-	folders, err := v.folders(root, 0)
+	directories, err := v.directories(root, 0)
 	if err != nil {
 		return err
 	}
-	content = append(append(content, folders...), root.entries...)
+	content = append(append(content, directories...), root.entries...)
 	if len(content) > rootEntries*entrySize {
 		return fmt.Errorf("%w: more than %d of them", ErrFiles, rootEntries)
 	}
@@ -136,9 +136,9 @@ func (v *volume) finish(root *directory) error {
 	return nil
 }
 
-// folders stores the folders in d, whose own first cluster is self, and returns
+// directories stores the directories in d, whose own first cluster is self, and returns
 // their directory entries.
-func (v *volume) folders(d *directory, self int) ([]byte, error) {
+func (v *volume) directories(d *directory, self int) ([]byte, error) {
 	var entries []byte
 	for _, name := range d.order {
 		sub := d.dirs[name]
@@ -148,7 +148,7 @@ func (v *volume) folders(d *directory, self int) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		inner, err := v.folders(sub, cluster)
+		inner, err := v.directories(sub, cluster)
 		if err != nil {
 			return nil, err
 		}

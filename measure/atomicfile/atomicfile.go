@@ -18,7 +18,7 @@ import (
 )
 
 // Write gives the file at path the content data and the permissions perm,
-// whatever the umask. The file need not exist, its folder must.
+// whatever the umask. The file need not exist, its directory must.
 func Write(path string, data []byte, perm fs.FileMode) error {
 	return Fill(path, perm, func(f *os.File) error {
 		_, err := f.Write(data)
@@ -35,12 +35,12 @@ func Fill(path string, perm fs.FileMode, fill func(*os.File) error) error {
 	return nil
 }
 
-// SyncDir makes durable which names are in a folder: those of files just
+// SyncDir makes durable which names are in a directory: those of files just
 // created, renamed or removed.
 func SyncDir(dir string) error { return syncDir(dir, (*os.File).Sync) }
 
 func replace(path string, perm fs.FileMode, fill, sync func(*os.File) error) error {
-	// The name begins with a dot, so that who lists the folder can pass over
+	// The name begins with a dot, so that who lists the directory can pass over
 	// what a crash left.
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {

@@ -41,7 +41,7 @@ func alone(t *testing.T, dir string, want ...string) {
 		got = append(got, e.Name())
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("in the folder (-want +got):\n%s", diff)
+		t.Errorf("in the directory (-want +got):\n%s", diff)
 	}
 }
 
@@ -69,7 +69,7 @@ func TestWrite(t *testing.T) {
 }
 
 // TestDurable looks at the disk whenever something is synced: first the whole
-// new file, while the name still stands for the old one, then the folder.
+// new file, while the name still stands for the old one, then the directory.
 func TestDurable(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
@@ -79,7 +79,7 @@ func TestDurable(t *testing.T) {
 	type seen struct{ synced, named string }
 	var got []seen
 	sync := func(f *os.File) error {
-		content := "the folder"
+		content := "the directory"
 		if f.Name() != dir {
 			content = read(t, f.Name())
 		}
@@ -89,7 +89,7 @@ func TestDurable(t *testing.T) {
 	if err := replace(path, 0o644, write("new"), sync); err != nil {
 		t.Fatal(err)
 	}
-	want := []seen{{"new", "old"}, {"the folder", "new"}}
+	want := []seen{{"new", "old"}, {"the directory", "new"}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(seen{})); diff != "" {
 		t.Errorf("what was synced, and what the name stood for then (-want +got):\n%s", diff)
 	}
@@ -126,10 +126,10 @@ func TestFailure(t *testing.T) {
 
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "folder", "full"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "directory", "full"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"absent/file", "folder"} {
+	for _, bad := range []string{"absent/file", "directory"} {
 		path := filepath.Join(dir, bad)
 		var where *fs.PathError
 		var rename *os.LinkError
@@ -139,9 +139,9 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 	if err := SyncDir(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a folder that is not there: found error %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("a directory that is not there: found error %v, want %v", err, fs.ErrNotExist)
 	}
-	alone(t, dir, "folder")
+	alone(t, dir, "directory")
 }
 
 // TestReaders lets readers open a file while writers replace it.

@@ -78,7 +78,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// registryConfig is docker-registry's, with its blobs in a folder.
+// registryConfig is docker-registry's, with its blobs in a directory.
 const registryConfig = `version: 0.1
 log: {level: warn}
 storage:

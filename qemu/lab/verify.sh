@@ -1,6 +1,6 @@
 #!/bin/sh
 # Verify the last quote of the lab's machine with tools that Sealboot has not
-# written: tpm2-tools, openssl, coreutils. Run it in the folder with the files:
+# written: tpm2-tools, openssl, coreutils. Run it in the directory with the files:
 #
 #   ak.pem            the attestation key
 #   quote.msg         TPMS_ATTEST

@@ -58,7 +58,7 @@ func copyTree(dir string, tree fs.FS) error {
 	return nil
 }
 
-// mode makes executable what was, and what is in a folder of programs: an
+// mode makes executable what was, and what is in a directory of programs: an
 // embedded tree has no permissions. Nothing else of them matters, so that an
 // image does not depend on the umask of a checkout.
 func mode(name string, had os.FileMode) os.FileMode {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Err is wrapped by the error about something that is no regular file: a pipe, a folder, a device, a socket.
+// Err is wrapped by the error about something that is no regular file: a pipe, a directory, a device, a socket.
 var Err = errors.New("not a regular file")
 
 // Open opens a regular file below root, as [os.Root.OpenFile] does.

@@ -21,7 +21,7 @@ func TestOpen(t *testing.T) {
 	defer root.Close()
 	for _, err := range []error{
 		os.WriteFile(filepath.Join(dir, "file"), []byte("text"), 0o600),
-		os.Mkdir(filepath.Join(dir, "folder"), 0o700),
+		os.Mkdir(filepath.Join(dir, "directory"), 0o700),
 		unix.Mkfifo(filepath.Join(dir, "pipe"), 0o600),
 		os.Symlink("pipe", filepath.Join(dir, "link")),
 		os.Symlink("/etc/passwd", filepath.Join(dir, "out")),
@@ -39,7 +39,7 @@ func TestOpen(t *testing.T) {
 		{"file", os.O_RDWR, nil},
 		{"new", os.O_RDWR | os.O_CREATE, nil},
 		{"absent", os.O_RDONLY, fs.ErrNotExist},
-		{"folder", os.O_RDONLY, regular.Err},
+		{"directory", os.O_RDONLY, regular.Err},
 		{"pipe", os.O_RDONLY, regular.Err},
 		{"pipe", os.O_WRONLY, regular.Err},
 		{"pipe", os.O_RDWR | os.O_CREATE, regular.Err},

@@ -1,8 +1,8 @@
-// Package survey looks through a medium that anybody may have written: the names in its folders, the headers of its tar
+// Package survey looks through a medium that anybody may have written: the names in its directories, the headers of its tar
 // files, the small files in search of an image.
 //
-// Each of those is cheap, and a medium can have any number of them: 500,000 names in a folder took 274 MiB, and an image
-// index with 4,096 manifests 430 s. So one [Budget] goes through a whole search, over all folders and files of a medium,
+// Each of those is cheap, and a medium can have any number of them: 500,000 names in a directory took 274 MiB, and an image
+// index with 4,096 manifests 430 s. So one [Budget] goes through a whole search, over all directories and files of a medium,
 // and the search ends when it is used up or its context is done. What a search keeps is bounded by what it may look at.
 package survey
 
@@ -32,7 +32,7 @@ const MaxStrangers = 1 << 10
 
 const (
 	maxName = 4096 // bytes of a name in a tar file
-	batch   = 256  // names that are read from a folder at once
+	batch   = 256  // names that are read from a directory at once
 	block   = 512  // bytes of a tar file's header
 )
 
@@ -43,7 +43,7 @@ type Budget struct {
 	bytes int64
 }
 
-// NewBudget returns what one search of a medium may use: 65,536 names, of files in folders and in tar files, and 64 MiB
+// NewBudget returns what one search of a medium may use: 65,536 names, of files in directories and in tar files, and 64 MiB
 // to read.
 func NewBudget() *Budget { return &Budget{names: maxNames, bytes: maxBytes} }
 
@@ -65,8 +65,8 @@ func (b *Budget) Spend(ctx context.Context, names int, bytes int64) error {
 	return nil
 }
 
-// Folder calls visit for every name in root, in no order.
-func (b *Budget) Folder(ctx context.Context, root *os.Root, visit func(fs.DirEntry) error) error {
+// Directory calls visit for every name in root, in no order.
+func (b *Budget) Directory(ctx context.Context, root *os.Root, visit func(fs.DirEntry) error) error {
 	d, err := root.Open(".")
 	if err != nil {
 		return err

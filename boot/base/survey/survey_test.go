@@ -92,7 +92,7 @@ func TestTar(t *testing.T) {
 	}
 }
 
-func TestFolder(t *testing.T) {
+func TestDirectory(t *testing.T) {
 	dir := t.TempDir()
 	for i := range batch + 10 {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
@@ -106,19 +106,19 @@ func TestFolder(t *testing.T) {
 	defer root.Close()
 	for budget, want := range map[int]error{batch + 10: nil, batch + 9: ErrTooMuch} {
 		n := 0
-		err := (&Budget{names: budget}).Folder(t.Context(), root, func(fs.DirEntry) error { n++; return nil })
+		err := (&Budget{names: budget}).Directory(t.Context(), root, func(fs.DirEntry) error { n++; return nil })
 		if !errors.Is(err, want) || err == nil && n != budget {
 			t.Errorf("%d names for a budget of %d: %v", n, budget, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err = NewBudget().Folder(ctx, root, func(fs.DirEntry) error { cancel(); return nil })
+	err = NewBudget().Directory(ctx, root, func(fs.DirEntry) error { cancel(); return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled in the middle: %v", err)
 	}
 }
 
-// TestHeap has folders and tar files with as much in them as a budget allows, and more.
+// TestHeap has directories and tar files with as much in them as a budget allows, and more.
 func TestHeap(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 1 << 12 {
@@ -131,9 +131,9 @@ func TestHeap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	heaptest.Bound{Fixed: 8 << 20}.Peak(t, "a folder", 0, func() {
+	heaptest.Bound{Fixed: 8 << 20}.Peak(t, "a directory", 0, func() {
 		for range 4 {
-			if err := NewBudget().Folder(t.Context(), root, func(fs.DirEntry) error { return nil }); err != nil {
+			if err := NewBudget().Directory(t.Context(), root, func(fs.DirEntry) error { return nil }); err != nil {
 				t.Error(err)
 			}
 		}

@@ -31,7 +31,7 @@ import (
 func main() {
 	client := flag.String("client", "build/tuf-client", "the client to run")
 	size := flag.Int64("size", 1<<30, "bytes of the large target")
-	dir := flag.String("dir", "", "a folder with room for three times that; the default is a temporary one")
+	dir := flag.String("dir", "", "a directory with room for three times that; the default is a temporary one")
 	flag.Parse()
 	if err := run(context.Background(), *client, *dir, *size); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -32,9 +32,9 @@ func TestHeap(t *testing.T) {
 	for name, entries := range map[string][]entry{
 		"whiteouts, deep":           each(n/5, func(i int) entry { return regular(deep(i, 1000)+".wh.x", "") }),
 		"whiteouts, as deep as can": each(n, func(i int) entry { return regular(deep(i, 120)+".wh.x", "") }),
-		"opaque folders":            each(n, func(i int) entry { return regular(deep(i, 120)+opaqueMarker, "") }),
+		"opaque directories":        each(n, func(i int) entry { return regular(deep(i, 120)+opaqueMarker, "") }),
 		"whiteouts":                 each(20*n, func(i int) entry { return regular(fmt.Sprintf(".wh.%x", i), "") }),
-		"folders":                   each(20*n, func(i int) entry { return dir(fmt.Sprintf("%x", i), 0o755) }),
+		"directories":               each(20*n, func(i int) entry { return dir(fmt.Sprintf("%x", i), 0o755) }),
 		"files, long names":         each(10*n, func(i int) entry { return regular(strings.Repeat(strings.Repeat("n", 200)+"/", 8)+fmt.Sprint(i), "") }),
 		"kernels":                   each(20*n, func(i int) entry { return regular(fmt.Sprintf("boot/vmlinuz-%x", i), "") }),
 		"links to nothing":          each(20*n, func(i int) entry { return link(fmt.Sprintf("%x", i), fmt.Sprintf("to/%x", i)) }),

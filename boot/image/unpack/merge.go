@@ -117,7 +117,7 @@ func (m *merger) entry(h *tar.Header, body io.Reader) error {
 		return err
 	}
 	if strings.Count(name, "/") >= maxParts {
-		return fmt.Errorf("%w: more than %d folders in each other, %.80q", ErrHostile, maxParts, name)
+		return fmt.Errorf("%w: more than %d directories in each other, %.80q", ErrHostile, maxParts, name)
 	}
 	if base := path.Base(name); strings.HasPrefix(base, whiteoutPrefix) {
 		return m.whiteout(name, base)

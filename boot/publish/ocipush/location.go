@@ -31,11 +31,11 @@ import (
 // Location is a place for images, in skopeo's notation:
 //
 //	registry/name:tag, docker://registry/name:tag, also @digest
-//	oci:FOLDER:TAG         an OCI image layout
+//	oci:DIRECTORY:TAG         an OCI image layout
 //	oci-archive:FILE:TAG   the same in a tar file
 type Location struct {
 	transport string // "docker", "oci" or "oci-archive"
-	path      string // folder or file; the whole reference for docker
+	path      string // directory or file; the whole reference for docker
 	reference string // tag or digest; may be empty
 }
 
@@ -85,7 +85,7 @@ type Target struct {
 	oras.GraphTarget
 	Reference string // tag to give; may be empty
 
-	partials   string // folder for what has arrived of blobs; empty if there is none
+	partials   string // directory for what has arrived of blobs; empty if there is none
 	unfinished bool   // what was pushed is lost without Finish
 	tally      *tally // of what is pushed; may be nil
 	finish     func() error
@@ -147,7 +147,7 @@ func (l Location) Target(ctx context.Context, conn sealoci.Connection) (*Target,
 	return openArchive(ctx, l.path, l.reference)
 }
 
-// openLayout opens a layout folder for writing.
+// openLayout opens a layout directory for writing.
 func openLayout(ctx context.Context, dir, reference string) (*Target, error) {
 	store, err := oci.NewWithContext(ctx, dir)
 	if err != nil {
@@ -188,7 +188,7 @@ func openArchive(ctx context.Context, path, reference string) (*Target, error) {
 	}, nil
 }
 
-// partialsDir is the name, or its end, of a folder of partials.
+// partialsDir is the name, or its end, of a directory of partials.
 const partialsDir = ".partial"
 
 // checkedLayout is a layout that does not trust its own files: a power cut may

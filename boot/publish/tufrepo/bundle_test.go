@@ -70,18 +70,18 @@ func (f *fixture) boot(path string, now time.Time, name string) error {
 	return file.Close()
 }
 
-// unpack makes a folder of a tar, and returns the path of something in it.
+// unpack makes a directory of a tar, and returns the path of something in it.
 func unpack(t *testing.T, path string, name ...string) string {
 	t.Helper()
-	folder := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "tar", "-C", folder, "-xf", path).CombinedOutput(); err != nil {
+	directory := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "tar", "-C", directory, "-xf", path).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	return filepath.Join(append([]string{folder}, name...)...)
+	return filepath.Join(append([]string{directory}, name...)...)
 }
 
 // TestSealInTwoPlaces: the keys of the targets role are kept apart. Each signs
-// the seal in its place, in the tar or in a folder of it.
+// the seal in its place, in the tar or in a directory of it.
 func TestSealInTwoPlaces(t *testing.T) {
 	f := newFixture(t)
 	far := tuftest.NewKey(t)
@@ -98,8 +98,8 @@ func TestSealInTwoPlaces(t *testing.T) {
 	if err := f.boot(path, start, "os"); !errors.Is(err, tuf.ErrUnverified) {
 		t.Fatalf("with half of its seal: %v", err)
 	}
-	folder := unpack(t, path)
-	for _, place := range []string{path, folder} {
+	directory := unpack(t, path)
+	for _, place := range []string{path, directory} {
 		if _, err := r.Seal(t.Context(), place, []crypto.Signer{f.keys["snapshot"]}); !errors.Is(err, tufrepo.ErrChange) {
 			t.Errorf("a key of another role: %v", err)
 		}
@@ -117,6 +117,6 @@ func TestSealInTwoPlaces(t *testing.T) {
 		}
 	}
 	if _, err := r.Seal(t.Context(), f.dir, nil); !errors.Is(err, tuf.ErrNotFound) {
-		t.Errorf("a folder without a seal: %v", err)
+		t.Errorf("a directory without a seal: %v", err)
 	}
 }

@@ -50,7 +50,7 @@ func (e *Edit) addDraft() error {
 	return e.checkDraft()
 }
 
-// readDraft reads the roles in a folder, and the files that they are in.
+// readDraft reads the roles in a directory, and the files that they are in.
 func readDraft(dir *os.Root) (roles map[string]any, files map[string][]byte, err error) {
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {

@@ -162,7 +162,7 @@ func (v *vandal) unsign(name string) {
 	v.must(os.WriteFile(v.file(name), []byte(head+`"signatures":[]`+tail), 0o644))
 }
 
-// TestForeignDraft: a draft that lies in the folder is not taken along by a script
+// TestForeignDraft: a draft that lies in the directory is not taken along by a script
 // that publishes something else.
 func TestForeignDraft(t *testing.T) {
 	v, second := waiting(t)
@@ -190,7 +190,7 @@ func TestForeignDraft(t *testing.T) {
 	}
 }
 
-// TestNoFileOfADraft: nothing in the folder keeps a publisher waiting, or is read
+// TestNoFileOfADraft: nothing in the directory keeps a publisher waiting, or is read
 // that is not below it.
 func TestNoFileOfADraft(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -198,10 +198,10 @@ func TestNoFileOfADraft(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, put := range map[string]func(file string) error{
-		"pipe":   func(file string) error { return unix.Mkfifo(file, 0o644) },
-		"folder": func(file string) error { return os.Mkdir(file, 0o755) },
-		"link":   func(file string) error { return os.Symlink(outside, file) },
-		"large":  func(file string) error { return errors.Join(os.WriteFile(file, nil, 0o644), os.Truncate(file, 1<<40)) },
+		"pipe":      func(file string) error { return unix.Mkfifo(file, 0o644) },
+		"directory": func(file string) error { return os.Mkdir(file, 0o755) },
+		"link":      func(file string) error { return os.Symlink(outside, file) },
+		"large":     func(file string) error { return errors.Join(os.WriteFile(file, nil, 0o644), os.Truncate(file, 1<<40)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, _ := waiting(t)

@@ -16,10 +16,10 @@ import (
 
 const secret = "the key of the operator"
 
-// TestFolderExchanged: what the owner of the folder puts in the place of its metadata,
-// once that was verified, is not read by way of a link: a folder of the operator's was
+// TestDirectoryExchanged: what the owner of the directory puts in the place of its metadata,
+// once that was verified, is not read by way of a link: a directory of the operator's was
 // published as metadata while he was asked, or while an image was copied.
-func TestFolderExchanged(t *testing.T) {
+func TestDirectoryExchanged(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	for name, act := range map[string]func(r *Repo, all []crypto.Signer, www string) error{
 		"export": func(r *Repo, _ []crypto.Signer, www string) error { return r.Export(t.Context(), www) },
@@ -117,7 +117,7 @@ func TestExportOverWreck(t *testing.T) {
 		if err := os.Remove(filepath.Join(www, "metadata", "99.targets.json")); err != nil {
 			t.Fatal(err)
 		}
-		// The folder itself is read as clients read it: a stray file ends nothing.
+		// The directory itself is read as clients read it: a stray file ends nothing.
 		if err := os.WriteFile(filepath.Join(dir, "metadata", "99.targets.json"), []byte("{"), 0o644); err != nil {
 			t.Fatal(err)
 		}

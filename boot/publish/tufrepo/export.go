@@ -57,12 +57,12 @@ func (r *Repo) Verify(ctx context.Context, now time.Time) (Report, error) {
 }
 
 func verify(ctx context.Context, dir string, m *memory, now time.Time) (Report, error) {
-	folder, err := bundle.OpenFolder(dir)
+	directory, err := bundle.OpenDirectory(dir)
 	if err != nil {
 		return Report{}, err
 	}
-	defer folder.Close()
-	f, err := newFollower(folder, m.Root, m, now)
+	defer directory.Close()
+	f, err := newFollower(directory, m.Root, m, now)
 	if err != nil {
 		return Report{}, err
 	}
@@ -105,7 +105,7 @@ func readTargets(ctx context.Context, client *tuf.Client, t *targetsMD) error {
 	return nil
 }
 
-// Export copies what is published, once it verifies, to the folder dst, for any web
+// Export copies what is published, once it verifies, to the directory dst, for any web
 // server or bucket. What was in dst/metadata is replaced in one step, after the
 // targets are there; targets that are not published any more stay for clients that
 // are on their way.
@@ -183,7 +183,7 @@ func (r *Repo) checkTarget(file string, want tuf.Want) error {
 	return want.Check(f)
 }
 
-// openPlain opens a file below one of the repository's folders, whose owner may have
+// openPlain opens a file below one of the repository's directories, whose owner may have
 // put anything there: a pipe would wait for ever, and a link could have a file of the
 // operator's, a key even, read and published.
 func (r *Repo) openPlain(dir, name string) (*os.File, error) {

@@ -59,14 +59,14 @@ func (r *Repo) load(ctx context.Context) (*published, error) {
 	return p, r.remember(m)
 }
 
-// follow verifies what the folder dir publishes as a client would that remembers m.
+// follow verifies what the directory dir publishes as a client would that remembers m.
 func follow(ctx context.Context, dir string, m *memory) (*published, error) {
-	folder, err := bundle.OpenFolder(dir)
+	directory, err := bundle.OpenDirectory(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer folder.Close()
-	f, err := newFollower(folder, m.Root, m, tuf.Never())
+	defer directory.Close()
+	f, err := newFollower(directory, m.Root, m, tuf.Never())
 	if err != nil {
 		return nil, err
 	}
@@ -87,22 +87,22 @@ func follow(ctx context.Context, dir string, m *memory) (*published, error) {
 	return nil, fmt.Errorf("%w: %s: %w; put back what was published last", ErrTampered, dir, err)
 }
 
-// follower reads a repository in a folder by way of the client that devices have.
+// follower reads a repository in a directory by way of the client that devices have.
 type follower struct {
-	folder *bundle.Folder
-	root   []byte
-	client *tuf.Client
-	store  store.Memory
+	directory *bundle.Directory
+	root      []byte
+	client    *tuf.Client
+	store     store.Memory
 }
 
-func newFollower(folder *bundle.Folder, root []byte, floor tuf.Floor, now time.Time) (*follower, error) {
+func newFollower(directory *bundle.Directory, root []byte, floor tuf.Floor, now time.Time) (*follower, error) {
 	const rotations = 1 << 16 // the operator's root never moves on, as a device's does
-	folder.Create = func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
-	f := &follower{folder: folder, root: root}
+	directory.Create = func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
+	f := &follower{directory: directory, root: root}
 	var err error
 	f.client, err = tuf.New(tuf.Config{
 		TrustedRoot: root, Store: &f.store, Floor: floor, Now: now,
-		Repositories: []tuf.Repository{folder}, Targets: folder, Limits: tuf.Limits{RootRotations: rotations},
+		Repositories: []tuf.Repository{directory}, Targets: directory, Limits: tuf.Limits{RootRotations: rotations},
 	})
 	return f, err
 }
@@ -134,7 +134,7 @@ func (f *follower) follow(ctx context.Context) (*published, error) {
 	return p, nil
 }
 
-// checkTrusted compares the folder's copy of the trusted root with it. No client
+// checkTrusted compares the directory's copy of the trusted root with it. No client
 // that trusts the root looks at that copy, but machines are installed from it.
 func (f *follower) checkTrusted(ctx context.Context) error {
 	version, want, err := tuf.RootDigest(f.root)
@@ -142,7 +142,7 @@ func (f *follower) checkTrusted(ctx context.Context) error {
 		return err
 	}
 	name := fmt.Sprintf("%d.root.json", version)
-	data, err := f.folder.Metadata(ctx, name, maxMetadata)
+	data, err := f.directory.Metadata(ctx, name, maxMetadata)
 	if errors.Is(err, tuf.ErrNotFound) {
 		return nil // other tools keep the newest alone
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	maxRoleName = 128 // bytes: VERSION.NAME.json is a file everywhere, encrypted folders included
+	maxRoleName = 128 // bytes: VERSION.NAME.json is a file everywhere, encrypted directories included
 	maxPart     = 180 // bytes of a target's name between slashes: a digest of 64 goes before the last
 )
 

@@ -26,10 +26,10 @@ var ErrUntrusted = errors.New("there is no trusted root for this repository")
 // ErrTrusted: this operator has such a root already.
 var ErrTrusted = errors.New("this repository has a trusted root already")
 
-// Operator is the side of a repository that does not lie in its folder, which a
+// Operator is the side of a repository that does not lie in its directory, which a
 // web server may own and anybody may have changed.
 type Operator struct {
-	// State is the folder of what this operator remembers: the root that he trusts
+	// State is the directory of what this operator remembers: the root that he trusts
 	// and the highest versions that he has published or seen. It is outside the
 	// repository, and is made when it is needed.
 	State string
@@ -38,8 +38,8 @@ type Operator struct {
 	Confirm func(Diff) error
 }
 
-// DefaultState is the folder in which the user's programs remember the repository
-// in the folder dir, unless they are told another.
+// DefaultState is the directory in which the user's programs remember the repository
+// in the directory dir, unless they are told another.
 func DefaultState(dir string) (string, error) {
 	abs, err := realPath(dir)
 	if err != nil {
@@ -47,7 +47,7 @@ func DefaultState(dir string) (string, error) {
 	}
 	config, err := os.UserConfigDir()
 	if err != nil {
-		return "", fmt.Errorf("find the folder of the operator's state (name one with --state): %w", err)
+		return "", fmt.Errorf("find the directory of the operator's state (name one with --state): %w", err)
 	}
 	sum := sha256.Sum256([]byte(abs))
 	return filepath.Join(config, "sealboot", "tuf", fmt.Sprintf("%x", sum[:8])), nil
@@ -70,7 +70,7 @@ func realPath(path string) (string, error) {
 const (
 	memoryFile = "trust.json"
 	maxMemory  = 16 << 20 // bytes
-	maxDrafts  = 2        // the one in the folder, and the one about to be
+	maxDrafts  = 2        // the one in the directory, and the one about to be
 )
 
 // memory is what an operator remembers. It is one file, replaced in one step.
@@ -126,17 +126,17 @@ func (r *Repo) openState(ctx context.Context) error {
 		return err
 	}
 	if err := os.MkdirAll(r.operator.State, 0o700); err != nil {
-		return fmt.Errorf("make the folder of the operator's state: %w", err)
+		return fmt.Errorf("make the directory of the operator's state: %w", err)
 	}
 	st, err := os.Stat(r.operator.State)
 	if err != nil {
 		return fmt.Errorf("look at the operator's state: %w", err)
 	}
 	if owner := st.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() && owner != 0 {
-		return fmt.Errorf("the folder %s of the operator's state belongs to another user (%d), who can change it; name one of your own", r.operator.State, owner)
+		return fmt.Errorf("the directory %s of the operator's state belongs to another user (%d), who can change it; name one of your own", r.operator.State, owner)
 	}
 	if st.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("the folder %s of the operator's state can be written by others (%s); take that right away", r.operator.State, st.Mode())
+		return fmt.Errorf("the directory %s of the operator's state can be written by others (%s); take that right away", r.operator.State, st.Mode())
 	}
 	if r.stateLock, err = lockFile(ctx, filepath.Join(r.operator.State, lockName)); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (r *Repo) openState(ctx context.Context) error {
 // outside refuses a state that would be published along with what it guards.
 func outside(state, dir string) error {
 	if state == "" {
-		return errors.New("no folder is named for the operator's state")
+		return errors.New("no directory is named for the operator's state")
 	}
 	s, err := realPath(state)
 	if err != nil {
@@ -158,7 +158,7 @@ func outside(state, dir string) error {
 		return fmt.Errorf("find the repository: %w", err)
 	}
 	if rel, err := filepath.Rel(d, s); err == nil && filepath.IsLocal(rel) {
-		return fmt.Errorf("%s lies in the repository %s, where others can change it; name a folder outside for the operator's state", state, dir)
+		return fmt.Errorf("%s lies in the repository %s, where others can change it; name a directory outside for the operator's state", state, dir)
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func (r *Repo) remember(m memory) error {
 }
 
 // rememberDraft notes a draft that is about to be saved, and keeps the one that it
-// replaces: after a power cut either is in the folder.
+// replaces: after a power cut either is in the directory.
 func (r *Repo) rememberDraft(digest string) error {
 	m := r.memory
 	m.Drafts = slices.DeleteFunc(slices.Clone(m.Drafts), func(d string) bool { return d == digest })
@@ -272,16 +272,16 @@ func (r *Repo) Begin(ctx context.Context, root []byte) error {
 	return r.remember(m)
 }
 
-// FindRoot returns the root in the folder of a repository that has this digest,
+// FindRoot returns the root in the directory of a repository that has this digest,
 // which is the one that devices measure.
 func FindRoot(ctx context.Context, dir string, digest [sha256.Size]byte) ([]byte, error) {
-	folder, err := bundle.OpenFolder(dir)
+	directory, err := bundle.OpenDirectory(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer folder.Close()
+	defer directory.Close()
 	for version := 1; ; version++ {
-		data, err := folder.Metadata(ctx, fmt.Sprintf("%d.root.json", version), maxMetadata)
+		data, err := directory.Metadata(ctx, fmt.Sprintf("%d.root.json", version), maxMetadata)
 		if errors.Is(err, tuf.ErrNotFound) {
 			return nil, fmt.Errorf("none of the %d roots in %s has the digest sha256:%x: %w", version-1, dir, digest, ErrUntrusted)
 		}

@@ -35,7 +35,7 @@ func TestStateRefused(t *testing.T) {
 		}
 	}
 	if err := open(""); err == nil {
-		t.Error("no folder at all")
+		t.Error("no directory at all")
 	}
 	if err := os.Chmod(state, 0o770); err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestStateRefused(t *testing.T) {
 	if err := os.Chmod(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if os.Geteuid() == 0 { // only root can give a folder away
+	if os.Geteuid() == 0 { // only root can give a directory away
 		if err := os.Chown(state, 12345, -1); err != nil {
 			t.Fatal(err)
 		}

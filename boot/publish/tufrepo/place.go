@@ -89,7 +89,7 @@ func (r *Repo) placeTarget(staged, file string) error {
 	return r.syncUp(filepath.Dir(r.path(bundle.TargetsDir, filepath.FromSlash(file))))
 }
 
-// syncUp makes the names in a folder durable, and that of the folder itself.
+// syncUp makes the names in a directory durable, and that of the directory itself.
 func (r *Repo) syncUp(dir string) error {
 	for d := dir; strings.HasPrefix(d, r.dir); d = filepath.Dir(d) {
 		if err := atomicfile.SyncDir(d); err != nil {

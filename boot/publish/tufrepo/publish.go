@@ -16,7 +16,7 @@ import (
 )
 
 // publish makes the edited roles what clients see, after they were followed from
-// the operator's root in the folder where they wait.
+// the operator's root in the directory where they wait.
 func (r *Repo) publish(ctx context.Context, e *Edit) error {
 	m := r.memory
 	if e.published.roles == nil { // the first publication: its root is the operator's own
@@ -116,7 +116,7 @@ func (e *Edit) nameVersions(dir *os.Root) error {
 	return nil
 }
 
-// replaceDir fills a new folder and exchanges it with the one called name, in
+// replaceDir fills a new directory and exchanges it with the one called name, in
 // one step and only after all of it is on the disk.
 func (r *Repo) replaceDir(name string, fill func(staged *os.Root) error) error {
 	staged := r.path(stagingDir, name)
@@ -146,7 +146,7 @@ func (r *Repo) replaceDir(name string, fill func(staged *os.Root) error) error {
 	return os.RemoveAll(r.path(stagingDir))
 }
 
-// exchange puts the folder staged in the place of dir, which may not exist.
+// exchange puts the directory staged in the place of dir, which may not exist.
 func exchange(staged, dir string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE); !errors.Is(err, unix.EEXIST) {
 		return named(dir, err)
@@ -161,7 +161,7 @@ func named(dir string, err error) error {
 	return nil
 }
 
-// linkAll gives the folder dst the files of src, which are never written again. Both are
+// linkAll gives the directory dst the files of src, which are never written again. Both are
 // in the repository.
 func (r *Repo) linkAll(src, dst string) error {
 	root, err := os.OpenRoot(r.dir)
@@ -221,8 +221,8 @@ func writeFile(dir *os.Root, name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// below opens a folder of the repository. No link leads out of there, also none that its
-// owner puts in the folder's place later: an operator takes minutes to say yes, and
+// below opens a directory of the repository. No link leads out of there, also none that its
+// owner puts in the directory's place later: an operator takes minutes to say yes, and
 // copying an image does.
 func (r *Repo) below(name string) (*os.Root, error) {
 	root, err := os.OpenRoot(r.dir)
@@ -233,7 +233,7 @@ func (r *Repo) below(name string) (*os.Root, error) {
 	return root.OpenRoot(name)
 }
 
-// makeBelow is below for a folder that may not exist yet.
+// makeBelow is below for a directory that may not exist yet.
 func (r *Repo) makeBelow(name string) (*os.Root, error) {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return nil, err

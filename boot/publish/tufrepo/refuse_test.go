@@ -146,7 +146,7 @@ func TestBundleRefuses(t *testing.T) {
 	}
 	b.Keys = nil
 	if _, err := r.Bundle(t.Context(), start, b, io.Discard); err == nil || !strings.Contains(err.Error(), "not a plain file") {
-		t.Errorf("a folder in the place of a target: %v", err)
+		t.Errorf("a directory in the place of a target: %v", err)
 	}
 }
 

@@ -1,17 +1,17 @@
 // Package tufrepo publishes a TUF repository: the files that any web server or
 // bucket can serve, and that boot/source/tuf and every other TUF client can follow.
 //
-// A repository is a folder with metadata/ and targets/. A change is made by
+// A repository is a directory with metadata/ and targets/. A change is made by
 // [Repo.Apply] under a lock. It is published when every role that it touches
 // has the signatures that its threshold asks for; until then it is a draft,
 // which other keys can sign later, on other machines. Keys are [crypto.Signer]s
 // and never stored.
 //
-// A publication is one exchange of two folders, after everything is on the
+// A publication is one exchange of two directories, after everything is on the
 // disk: whoever looks, and whenever the process is killed, there is the old
 // repository or the new one.
 //
-// What lies in the folder is not trusted, not even by its publisher: a web server
+// What lies in the directory is not trusted, not even by its publisher: a web server
 // may own it. Every change begins with following what is published as a
 // device would, from the root and the versions that the [Operator] remembers
 // elsewhere, and signs nothing that it has not shown him.
@@ -37,7 +37,7 @@ import (
 	"github.com/sealboot/sealboot/boot/source/tuf/bundle"
 )
 
-// Names in the folder of a repository. Those with a dot are nobody else's.
+// Names in the directory of a repository. Those with a dot are nobody else's.
 const (
 	draftDir   = ".draft"
 	stagingDir = ".staging"
@@ -69,7 +69,7 @@ type Repo struct {
 	step func()
 }
 
-// Exists says whether a folder holds a repository, or the draft of one.
+// Exists says whether a directory holds a repository, or the draft of one.
 func Exists(dir string) bool {
 	for _, name := range []string{bundle.MetadataDir, draftDir} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -79,13 +79,13 @@ func Exists(dir string) bool {
 	return false
 }
 
-// Open locks the repository in the folder dir and the state of its operator,
+// Open locks the repository in the directory dir and the state of its operator,
 // waiting for others until ctx ends, and clears away what a killed process left.
-// The folder may be empty.
+// The directory may be empty.
 func Open(ctx context.Context, dir string, operator Operator) (*Repo, error) {
 	lock, err := lockFile(ctx, filepath.Join(dir, lockName))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no folder %s for a repository; \"sealboot tuf init %s\" makes one: %w", dir, dir, err)
+		return nil, fmt.Errorf("there is no directory %s for a repository; \"sealboot tuf init %s\" makes one: %w", dir, dir, err)
 	}
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func Open(ctx context.Context, dir string, operator Operator) (*Repo, error) {
 }
 
 // lockFile locks a file, which is made for it, until it is closed. It is no link, or
-// the owner of the folder could have it made elsewhere.
+// the owner of the directory could have it made elsewhere.
 func lockFile(ctx context.Context, name string) (*os.File, error) {
 	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {

@@ -126,7 +126,7 @@ func clone(name string, md any) (any, error) {
 	return decode(name, data)
 }
 
-// readRoles reads the newest version of every role in a folder.
+// readRoles reads the newest version of every role in a directory.
 func readRoles(dir *os.Root) (map[string]any, error) {
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
@@ -153,7 +153,7 @@ func readRoles(dir *os.Root) (map[string]any, error) {
 	return roles, nil
 }
 
-// readFile reads a metadata file of a folder that anybody may have written to: no
+// readFile reads a metadata file of a directory that anybody may have written to: no
 // pipe, which would wait for ever, nothing outside, nothing larger than metadata is.
 func readFile(dir *os.Root, name string) ([]byte, error) {
 	f, err := regular.Open(dir, name, os.O_RDONLY, 0)
@@ -186,7 +186,7 @@ func parseName(file string) (role string, version int64, ok bool) {
 
 // readPublished reads what the repository shows, without roles that the snapshot does
 // not name any more. Nothing of it is verified, so it only serves to leave alone
-// what clients may be reading, in a folder that is exported to. A folder that does
+// what clients may be reading, in a directory that is exported to. A directory that does
 // not exist shows nothing.
 func (r *Repo) readPublished() (map[string]any, error) {
 	dir, err := r.below(bundle.MetadataDir)

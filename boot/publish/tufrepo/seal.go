@@ -90,7 +90,7 @@ func signSeal(p *published, md *targetsMD, keys []crypto.Signer) ([]byte, Missin
 	return data, missing, err
 }
 
-// Seal signs the seal of a bundle of this repository, a tar or a folder, with more
+// Seal signs the seal of a bundle of this repository, a tar or a directory, with more
 // keys: keys that are kept in different places meet in no other way. The bundle
 // comes from somewhere else, so that all of its metadata has to verify from the
 // operator's root and above the versions that he has seen. Without keys it only
@@ -129,7 +129,7 @@ func (r *Repo) Seal(ctx context.Context, path string, keys []crypto.Signer) (Sea
 
 // followBundle verifies the metadata of a bundle, and that it is what the seal says.
 func (r *Repo) followBundle(ctx context.Context, b *bundle.Bundle, md *targetsMD) (*published, error) {
-	f, err := newFollower(b.Folder, r.memory.Root, &r.memory, tuf.Never())
+	f, err := newFollower(b.Directory, r.memory.Root, &r.memory, tuf.Never())
 	if err != nil {
 		return nil, err
 	}

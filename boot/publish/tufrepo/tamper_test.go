@@ -24,7 +24,7 @@ import (
 	"github.com/sealboot/sealboot/boot/source/tuf"
 )
 
-// A vandal owns the folder of a repository, as a web server does that somebody has
+// A vandal owns the directory of a repository, as a web server does that somebody has
 // broken into, and no key.
 type vandal struct {
 	t   *testing.T
@@ -144,7 +144,7 @@ var attacks = map[string]func(*vandal){
 	},
 	"the newest root taken away":      func(v *vandal) { v.must(os.Remove(v.file("2.root.json"))) },
 	"all metadata taken away":         func(v *vandal) { v.must(os.RemoveAll(filepath.Join(v.f.dir, "metadata"))) },
-	"an empty folder in its place":    func(v *vandal) { v.copy(filepath.Join(v.f.dir, "metadata"), v.t.TempDir()) },
+	"an empty directory in its place": func(v *vandal) { v.copy(filepath.Join(v.f.dir, "metadata"), v.t.TempDir()) },
 	"a delegated role of its own":     func(v *vandal) { v.edit("2.team.json", func(s map[string]any) { s["targets"] = map[string]any{} }) },
 	"a delegated role, the old again": func(v *vandal) { v.must(os.Rename(v.file("1.team.json"), v.file("2.team.json"))) },
 	"a delegated role taken away":     func(v *vandal) { v.must(os.Remove(v.file("2.team.json"))) },
@@ -167,7 +167,7 @@ var attacks = map[string]func(*vandal){
 	},
 }
 
-// TestTampered: nothing is built on what somebody has changed in the folder, by no
+// TestTampered: nothing is built on what somebody has changed in the directory, by no
 // command, and nothing of it is touched. Put back, all goes on.
 func TestTampered(t *testing.T) {
 	for name, attack := range attacks {
@@ -233,7 +233,7 @@ func signers(f *fixture) map[string]func(*tufrepo.Repo) error {
 	}
 }
 
-// tree is the content of a folder, by name.
+// tree is the content of a directory, by name.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -293,7 +293,7 @@ func TestTargetFileTampered(t *testing.T) {
 	}
 }
 
-// TestLinksElsewhere: nothing is written outside of the folder by way of a link in it.
+// TestLinksElsewhere: nothing is written outside of the directory by way of a link in it.
 func TestLinksElsewhere(t *testing.T) {
 	f, outside := newFixture(t), t.TempDir()
 	v := &vandal{t: t, f: f}
@@ -331,7 +331,7 @@ func TestLinksElsewhere(t *testing.T) {
 	}
 }
 
-// TestLinksInside: what a link in the folder leads to outside of it does not come along
+// TestLinksInside: what a link in the directory leads to outside of it does not come along
 // in a bundle, which goes to people who may not read it.
 func TestLinksInside(t *testing.T) {
 	f := newFixture(t)

@@ -155,7 +155,7 @@ func TestHeap(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	bound.Peak(t, "tar files in a folder", 0, open(names))
+	bound.Peak(t, "tar files in a directory", 0, open(names))
 
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

@@ -1,5 +1,5 @@
 // Package media opens operating system images on local media: an OCI image
-// layout, as a folder or as a tar file, in a directory that is mounted.
+// layout, as a directory or as a tar file, in a directory that is mounted.
 //
 // It is a [oci.Place] like a registry, so an image on a stick goes through the
 // same resolving, signatures, digests and limits, and is measured the same.
@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	maxCandidates = 1 << 12 // folders and tar files of a medium that are tried
+	maxCandidates = 1 << 12 // directories and tar files of a medium that are tried
 	maxLayouts    = 8       // with the image; each keeps its index
 	maxTold       = 16      // broken layouts
 	maxMarker     = 4096    // size of the file "oci-layout", in bytes
@@ -53,10 +53,10 @@ type section struct {
 	io.Closer
 }
 
-// folder is a layout that is a folder.
-type folder struct{ root *os.Root }
+// directory is a layout that is a directory.
+type directory struct{ root *os.Root }
 
-func (f folder) open(name string) (*section, error) {
+func (f directory) open(name string) (*section, error) {
 	file, size, err := openRegular(f.root, name)
 	if err != nil {
 		return nil, err
@@ -64,13 +64,13 @@ func (f folder) open(name string) (*section, error) {
 	return &section{io.NewSectionReader(file, 0, size), file}, nil
 }
 
-func (f folder) blobs(ctx context.Context, b *survey.Budget, visit func(string, int64)) error {
+func (f directory) blobs(ctx context.Context, b *survey.Budget, visit func(string, int64)) error {
 	dir, err := f.root.OpenRoot(blobDir)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return b.Folder(ctx, dir, func(e fs.DirEntry) error {
+	return b.Directory(ctx, dir, func(e fs.DirEntry) error {
 		info, err := e.Info()
 		if err == nil && info.Mode().IsRegular() {
 			visit(e.Name(), info.Size())
@@ -79,7 +79,7 @@ func (f folder) blobs(ctx context.Context, b *survey.Budget, visit func(string, 
 	})
 }
 
-func (f folder) Close() error { return f.root.Close() }
+func (f directory) Close() error { return f.root.Close() }
 
 // openRegular opens a file and tells its size.
 func openRegular(root *os.Root, name string) (*os.File, int64, error) {
@@ -157,7 +157,7 @@ func (a *archive) blobs(_ context.Context, _ *survey.Budget, visit func(string, 
 func (a *archive) Close() error { return a.file.Close() }
 
 // Open returns every layout in dir that has the reference: dir itself, its
-// folders, and its files named *.tar, in the order of their names, without
+// directories, and its files named *.tar, in the order of their names, without
 // hidden ones. An empty
 // reference means the only image of a layout. What is no layout is passed over;
 // the error is fs.ErrNotExist if there is no layout at all. After 8 layouts that
@@ -217,7 +217,7 @@ func OpenTar(ctx context.Context, file *os.File, reference string) (*Layout, err
 // candidates are the names in root that can be a layout.
 func candidates(ctx context.Context, b *survey.Budget, root *os.Root) ([]string, error) {
 	names := []string{"."}
-	err := b.Folder(ctx, root, func(e fs.DirEntry) error {
+	err := b.Directory(ctx, root, func(e fs.DirEntry) error {
 		if strings.HasPrefix(e.Name(), ".") {
 			return nil // wastebaskets, and what is being written
 		}
@@ -225,7 +225,7 @@ func candidates(ctx context.Context, b *survey.Budget, root *os.Root) ([]string,
 			return nil
 		}
 		if len(names) > maxCandidates {
-			return fmt.Errorf("%w: more than %d folders and tar files", survey.ErrTooMuch, maxCandidates)
+			return fmt.Errorf("%w: more than %d directories and tar files", survey.ErrTooMuch, maxCandidates)
 		}
 		names = append(names, e.Name())
 		return nil
@@ -253,7 +253,7 @@ func openFiles(ctx context.Context, b *survey.Budget, root *os.Root, name string
 		if err != nil {
 			return nil, err
 		}
-		return folder{sub}, nil
+		return directory{sub}, nil
 	}
 	file, size, err := openRegular(root, name)
 	if err != nil {

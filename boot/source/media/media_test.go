@@ -128,7 +128,7 @@ func TestOpen(t *testing.T) {
 		writeDir(t, root, good())
 		writeDir(t, filepath.Join(sub, "images"), good())
 		writeDir(t, file, map[string]string{"os.tar": string(tarOf(t, good())), "other.tar": "junk", "notes.txt": "x"})
-		for name, dir := range map[string]string{"the folder itself": root, "a folder in it": sub, "a tar file in it": file} {
+		for name, dir := range map[string]string{"the directory itself": root, "a directory in it": sub, "a tar file in it": file} {
 			if got, err := read(t, dir, ref); err != nil || got != layer {
 				t.Errorf("%s, reference %q: %q, %v", name, ref, got, err)
 			}

@@ -53,7 +53,7 @@ func TestCosignSave(t *testing.T) {
 	for _, name := range []string{"classic", "bundle"} {
 		files, key := saved(t, name)
 		dir := t.TempDir()
-		writeDir(t, filepath.Join(dir, "folder"), files)
+		writeDir(t, filepath.Join(dir, "directory"), files)
 		if err := os.WriteFile(filepath.Join(dir, "x.tar"), tarOf(t, files), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ type Fetched struct {
 	paths map[digest.Digest]string // where the mirrors have it
 }
 
-// NewFetched returns targets that come from the folders at urls, in this order
+// NewFetched returns targets that come from the directories at urls, in this order
 // of preference. The Mirrors of opt are replaced; a nil client is
 // [http.DefaultTransport] without cookies.
 func NewFetched(urls []string, client *http.Client, opt fetch.Options) (*Fetched, error) {

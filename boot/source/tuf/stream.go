@@ -14,7 +14,7 @@ import (
 // file of the caller's choice. It knows every digest that TUF does. A broken
 // connection is resumed where it broke.
 type Streamed struct {
-	// URL is the folder of the targets.
+	// URL is the directory of the targets.
 	URL string
 	// Client does the requests; nil is [http.DefaultTransport] without cookies.
 	Client *http.Client

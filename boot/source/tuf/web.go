@@ -17,7 +17,7 @@ const maxRedirects = 5
 
 // Web is a [Repository] on a web server or in a bucket.
 type Web struct {
-	// URL is the folder of the metadata.
+	// URL is the directory of the metadata.
 	URL string
 	// Client does the requests; nil is [http.DefaultTransport] without cookies.
 	Client *http.Client
@@ -28,7 +28,7 @@ func (w Web) String() string { return w.URL }
 
 // Metadata implements [Repository] with one GET.
 func (w Web) Metadata(ctx context.Context, name string, max int64) ([]byte, error) {
-	resp, err := get(ctx, w.Client, inFolder(w.URL, name), "")
+	resp, err := get(ctx, w.Client, inDirectory(w.URL, name), "")
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +88,13 @@ func httpClient(c *http.Client) *http.Client {
 	return &own
 }
 
-// inFolder is the URL of a file whose name is escaped already.
-func inFolder(folder, name string) string {
-	return strings.TrimSuffix(folder, "/") + "/" + name
+// inDirectory is the URL of a file whose name is escaped already.
+func inDirectory(directory, name string) string {
+	return strings.TrimSuffix(directory, "/") + "/" + name
 }
 
 // targetURL is the URL of a target, whose path may have any characters.
-func targetURL(folder, path string) string {
+func targetURL(directory, path string) string {
 	u := url.URL{Path: path}
-	return inFolder(folder, strings.TrimPrefix(u.EscapedPath(), "/"))
+	return inDirectory(directory, strings.TrimPrefix(u.EscapedPath(), "/"))
 }

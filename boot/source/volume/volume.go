@@ -60,7 +60,7 @@ func (s System) withDefaults() System {
 	return s
 }
 
-// Open mounts the volume with that label, read-only, and returns its folder.
+// Open mounts the volume with that label, read-only, and returns its directory.
 // The error is fs.ErrNotExist if there is none. If several volumes have the
 // label, the first by device name is taken that can be mounted.
 func (s System) Open(ctx context.Context, label string) (dir string, unmount func() error, err error) {

@@ -107,8 +107,8 @@ func TestDirection(t *testing.T) {
 		for _, line := range imports {
 			from, to, _ := strings.Cut(line, ":")
 			inside, ours := strings.CutPrefix(to, module)
-			folder, _, _ := strings.Cut(inside, "/")
-			if ours && folder != top && !slices.Contains(below, folder) {
+			directory, _, _ := strings.Cut(inside, "/")
+			if ours && directory != top && !slices.Contains(below, directory) {
 				t.Errorf("%s imports %s: of this module, %s may import only %v", from, to, top, below)
 			}
 		}
@@ -158,7 +158,7 @@ func TestRooms(t *testing.T) {
 var inputOutput = []Rule{
 	{"os", "a verdict must not depend on a file, a process or the environment"},
 	{"io/fs", "a verdict must not depend on files"},
-	{"path/filepath", "it walks folders"},
+	{"path/filepath", "it walks directories"},
 	{"net", "a verdict must not depend on whom the network lets one ask"},
 	{"database/sql", "what is known of a device is passed in"},
 	{"syscall", "it is a way around the rules above"},
@@ -237,7 +237,7 @@ func TestFirmware(t *testing.T) {
 }
 
 // never are what firmware is not made of, each with its reason. The lists above
-// cover whole folders of this module; this one says what in them is not meant.
+// cover whole directories of this module; this one says what in them is not meant.
 var never = []Rule{
 	{module + "boot/publish", "the publisher's side, which writes to registries and holds signing keys"},
 	{module + "boot/boottest", "for tests and measurements"},

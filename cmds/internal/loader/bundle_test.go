@@ -41,7 +41,7 @@ func (w *world) publisher() *publisher {
 		t.Fatal(err)
 	}
 	p := &publisher{w: w, dir: t.TempDir(), keys: []crypto.Signer{key}, image: filepath.Join(t.TempDir(), "os.tar")}
-	if err := os.WriteFile(p.image, folderTar(t, filepath.Join(w.copyToLayout(), "os")), 0o600); err != nil {
+	if err := os.WriteFile(p.image, directoryTar(t, filepath.Join(w.copyToLayout(), "os")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if p.repo, err = tufrepo.Open(t.Context(), p.dir, tufrepo.Operator{State: p.dir + ".state"}); err != nil {
@@ -66,7 +66,7 @@ func (w *world) publisher() *publisher {
 	return p
 }
 
-func folderTar(t *testing.T, dir string) []byte {
+func directoryTar(t *testing.T, dir string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

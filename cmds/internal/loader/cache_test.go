@@ -44,7 +44,7 @@ func openFiles(t *testing.T) int {
 	return len(open)
 }
 
-// TestCacheLinks has links where a cache volume's folders would be: nothing is written where they lead.
+// TestCacheLinks has links where a cache volume's directories would be: nothing is written where they lead.
 func TestCacheLinks(t *testing.T) {
 	cache, elsewhere := t.TempDir(), t.TempDir()
 	for _, name := range []string{"blobs", "tuf"} {

@@ -184,7 +184,7 @@ func TestDiskByTUF(t *testing.T) {
 		kind, custom string
 		content      []byte
 	}{
-		{"bundle", "", folderTar(t, filepath.Join(layout, "os"))},
+		{"bundle", "", directoryTar(t, filepath.Join(layout, "os"))},
 		{"oci", fmt.Sprintf(`,"oci":{"repository":%q,"digest":%q}`, name, digest), []byte("-")},
 	} {
 		t.Run(tt.kind, func(t *testing.T) {

@@ -34,25 +34,25 @@ func TestFailingVolumes(t *testing.T) {
 			}{
 				"full": {volumetest.Ext4, func(t *testing.T) {
 					for _, dir := range []string{"blobs", "tuf"} {
-						if err := os.Mkdir(filepath.Join(u.folder, dir), 0o700); err != nil {
+						if err := os.Mkdir(filepath.Join(u.directory, dir), 0o700); err != nil {
 							t.Fatal(err)
 						}
 					}
-					if err := fill(filepath.Join(u.folder, "photo")); err != nil {
+					if err := fill(filepath.Join(u.directory, "photo")); err != nil {
 						t.Fatal(err)
 					}
 				}},
-				"read-only":            {volumetest.Ext4, func(t *testing.T) { readOnly(t, u.folder) }},
-				"read-only and filled": {volumetest.Ext4, func(t *testing.T) { u.boots(t); readOnly(t, u.folder) }},
+				"read-only":            {volumetest.Ext4, func(t *testing.T) { readOnly(t, u.directory) }},
+				"read-only and filled": {volumetest.Ext4, func(t *testing.T) { u.boots(t); readOnly(t, u.directory) }},
 				"read-only and wrong": {volumetest.Ext4, func(t *testing.T) {
 					u.boots(t)
-					spoil(t, u.folder)
-					readOnly(t, u.folder)
+					spoil(t, u.directory)
+					readOnly(t, u.directory)
 				}},
 				"writes fail": {volumetest.Failing, func(*testing.T) {}},
 			} {
 				t.Run(state, func(t *testing.T) {
-					c.image(t, volume.Cache).Mount(t, u.folder)
+					c.image(t, volume.Cache).Mount(t, u.directory)
 					c.make(t)
 					u.boots(t)
 					u.boots(t)

@@ -37,7 +37,7 @@ func (f *Flags) Set(name, usage string) *flag.FlagSet {
 	s.StringVar(&f.Platform, "platform", "", "`OS/ARCH`, such as linux/arm64, to pick from an image index (default this machine's)")
 	s.StringVar(&f.Site, "site", "", "site config `FILE`: attest to its attestd and hand its release over")
 	s.StringVar(&f.TPM, "tpm", "/dev/tpmrm0", "`ADDRESS` of the TPM: a device, unix:PATH or tcp:HOST:PORT")
-	s.StringVar(&f.Cache, "cache", "", "`FOLDER` for partial downloads and TUF metadata (default the volume SB-CACHE, if there is one)")
+	s.StringVar(&f.Cache, "cache", "", "`DIRECTORY` for partial downloads and TUF metadata (default the volume SB-CACHE, if there is one)")
 	return s
 }
 

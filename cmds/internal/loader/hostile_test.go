@@ -21,24 +21,24 @@ import (
 	ocipublish "github.com/sealboot/sealboot/boot/publish/ocipush"
 )
 
-// hostile is what somebody may have put in the place of one file. path does not exist, its folder does.
+// hostile is what somebody may have put in the place of one file. path does not exist, its directory does.
 var hostile = map[string]func(path string) error{
-	"a folder with files": func(path string) error {
+	"a directory with files": func(path string) error {
 		return errors.Join(os.MkdirAll(filepath.Join(path, "a", "b"), 0o700), os.WriteFile(filepath.Join(path, "c"), nil, 0o600))
 	},
-	"an empty folder": func(path string) error { return os.Mkdir(path, 0o700) },
-	"an empty file":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
-	"garbage":         func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("{\xff\x00"), 1<<15), 0o600) },
+	"an empty directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	"an empty file":      func(path string) error { return os.WriteFile(path, nil, 0o600) },
+	"garbage":            func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("{\xff\x00"), 1<<15), 0o600) },
 	"an endless file": func(path string) error {
 		return errors.Join(os.WriteFile(path, []byte("{"), 0o600), os.Truncate(path, 1<<40))
 	},
-	"a link to itself":      func(path string) error { return os.Symlink(filepath.Base(path), path) },
-	"a link to a device":    func(path string) error { return os.Symlink("/dev/zero", path) },
-	"a link that leads out": func(path string) error { return os.Symlink("/etc/passwd", path) },
-	"a link to its folder":  func(path string) error { return os.Symlink(".", path) },
-	"a pipe":                func(path string) error { return unix.Mkfifo(path, 0o600) },
-	"a socket":              func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
-	"a device":              func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+	"a link to itself":        func(path string) error { return os.Symlink(filepath.Base(path), path) },
+	"a link to a device":      func(path string) error { return os.Symlink("/dev/zero", path) },
+	"a link that leads out":   func(path string) error { return os.Symlink("/etc/passwd", path) },
+	"a link to its directory": func(path string) error { return os.Symlink(".", path) },
+	"a pipe":                  func(path string) error { return unix.Mkfifo(path, 0o600) },
+	"a socket":                func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
+	"a device":                func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
 	"a file of somebody else": func(path string) error {
 		return errors.Join(os.WriteFile(path, []byte("x"), 0), os.Chown(path, 4711, 4711))
 	},
@@ -84,11 +84,11 @@ func replace(t *testing.T, path string, with func(path string) error) {
 	}
 }
 
-// A volumeUse is one use of a volume: a world that has booted with it, in good order, in the folder.
+// A volumeUse is one use of a volume: a world that has booted with it, in good order, in the directory.
 type volumeUse struct {
-	world  *world
-	folder string
-	names  []string // what that use looks at
+	world     *world
+	directory string
+	names     []string // what that use looks at
 }
 
 // TestHostileVolumes puts everything that a file can be in the place of every file that a boot looks at on a volume, and a
@@ -105,14 +105,14 @@ func TestHostileVolumes(t *testing.T) {
 			u := use(t)
 			u.boots(t) // all in order
 			good := filepath.Join(t.TempDir(), "good")
-			copyTree(t, good, u.folder)
+			copyTree(t, good, u.directory)
 			for what, with := range hostile {
 				t.Run(what, func(t *testing.T) {
 					for _, file := range u.names {
-						copyTree(t, u.folder, good)
-						replace(t, filepath.Join(u.folder, file), with)
+						copyTree(t, u.directory, good)
+						replace(t, filepath.Join(u.directory, file), with)
 						u.boots(t)
-						_ = immutable(filepath.Join(u.folder, file), false)
+						_ = immutable(filepath.Join(u.directory, file), false)
 						if t.Failed() {
 							t.Fatalf("%s in place of %s", what, file)
 						}
@@ -210,11 +210,11 @@ func metadataUse(t *testing.T) volumeUse {
 // layoutUse is a medium with two layouts, of which the second is what counts when the first is broken; then the registry.
 func layoutUse(t *testing.T) volumeUse {
 	w, _ := bareWorld(t)
-	folder := w.copyToLayout()
-	w.layout = folder
+	directory := w.copyToLayout()
+	w.layout = directory
 	w.conf.Sources = append([]config.Source{{Type: config.SourceMedia, Ref: w.digest()}}, w.conf.Sources...)
 	blob := "os/blobs/sha256/" + digest.FromString(kernelText).Encoded()
-	return volumeUse{w, folder, []string{
+	return volumeUse{w, directory, []string{
 		"os", "os/oci-layout", "os/index.json", "os/blobs", "os/blobs/sha256", blob, "os/blobs/sha256/" + digest.Digest(w.digest()).Encoded(),
 		"a.tar", "another", strings.Repeat("n", 251) + ".tar",
 	}}
@@ -232,16 +232,16 @@ func bundleUse(t *testing.T) volumeUse {
 	return volumeUse{w, w.layout, []string{"os.tar", "a.tar", "another", "another/bundle.json", "bundle.json", "metadata", "targets"}}
 }
 
-// TestManyNames fills a cache's folders with names.
+// TestManyNames fills a cache's directories with names.
 func TestManyNames(t *testing.T) {
 	u := metadataUse(t)
 	for _, dir := range []string{"blobs", "tuf", "tuf/roots"} {
-		if err := os.MkdirAll(filepath.Join(u.folder, dir), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(u.directory, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 5000 {
 			name := fmt.Sprintf("sha256-%s%d", strings.Repeat("0", 240), i)
-			if err := os.WriteFile(filepath.Join(u.folder, dir, name), []byte(strconv.Itoa(i)), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(u.directory, dir, name), []byte(strconv.Itoa(i)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -40,10 +40,10 @@ type Options struct {
 	// NoTPM boots a machine without one: nothing is measured, and nothing can
 	// be released.
 	NoTPM bool
-	// Cache is a folder for downloads and TUF metadata; empty means the volume
+	// Cache is a directory for downloads and TUF metadata; empty means the volume
 	// labelled SB-CACHE, if the machine has one.
 	Cache string
-	// Layout is a folder with OCI layouts or TUF bundles; empty means the
+	// Layout is a directory with OCI layouts or TUF bundles; empty means the
 	// volume labelled SB-MEDIA.
 	Layout string
 	// DockerConfig holds credentials for registries, as Docker keeps them.
@@ -178,7 +178,7 @@ const (
 )
 
 // hostConfig looks for the host config where a machine may have it. A place that has one which cannot be read ends the
-// search, and the machine boots as if it had none: an operating system can leave a folder in its place, and must not
+// search, and the machine boots as if it had none: an operating system can leave a directory in its place, and must not
 // keep the next one from booting by it.
 func (m *Machine) hostConfig(ctx context.Context) ([]byte, string, error) {
 	places := []config.Place{config.InEFI(efivars), config.InVolume(m.volumes.Open)}

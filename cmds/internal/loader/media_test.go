@@ -48,7 +48,7 @@ func copyLayout(t *testing.T, repo *remote.Repository, dir string) {
 	}
 }
 
-// TestMedia boots the image from local media, a layout in a folder and one in a
+// TestMedia boots the image from local media, a layout in a directory and one in a
 // tar file, with the registry gone, and finds the same image PCR as from the
 // registry.
 func TestMedia(t *testing.T) {
@@ -60,15 +60,15 @@ func TestMedia(t *testing.T) {
 	if want != w.afterCap() {
 		t.Errorf("PCR 12 = %s from the registry, predicted %s", want, w.afterCap())
 	}
-	folder := w.copyToLayout()
+	directory := w.copyToLayout()
 	file := t.TempDir()
-	if out, err := exec.Command("tar", "-cf", filepath.Join(file, "os.tar"), "-C", filepath.Join(folder, "os"), ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "-cf", filepath.Join(file, "os.tar"), "-C", filepath.Join(directory, "os"), ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	w.registry.Close()
 	w.conf.Sources = []config.Source{{Type: config.SourceMedia, Ref: "stable"}}
 	// Another site config is another PCR 13, which is compared by its events; PCR 12 is by value.
-	for form, dir := range map[string]string{"folder": folder, "tar": file} {
+	for form, dir := range map[string]string{"directory": directory, "tar": file} {
 		w.layout = dir
 		w.tpm.Open(t)
 		w.tpm.Reset(t)

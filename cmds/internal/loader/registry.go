@@ -237,7 +237,7 @@ func (m *Machine) downloads(ctx context.Context) *fetch.Cache {
 	return c
 }
 
-// cacheDir returns a folder on SB-CACHE, which is mounted once; empty if the
+// cacheDir returns a directory on SB-CACHE, which is mounted once; empty if the
 // machine has no such volume. Nothing on it is trusted.
 func (m *Machine) cacheDir(ctx context.Context, name string) string {
 	m.cacheOnce.Do(func() {
@@ -261,7 +261,7 @@ func (m *Machine) cacheDir(ctx context.Context, name string) string {
 		// A link would lead out of the volume.
 		var st os.FileInfo
 		if st, err = os.Lstat(dir); err == nil && !st.IsDir() {
-			err = fmt.Errorf("cache: %s is no folder", dir)
+			err = fmt.Errorf("cache: %s is no directory", dir)
 		}
 	}
 	if err != nil {

@@ -37,7 +37,7 @@ func TestBundles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	heaptest.Bound{Fixed: 2 << 20}.Total(t, "tar files in a folder", 0, func() {
+	heaptest.Bound{Fixed: 2 << 20}.Total(t, "tar files in a directory", 0, func() {
 		if _, err := bundles(t.Context(), survey.NewBudget(), many); !errors.Is(err, survey.ErrTooMuch) {
 			t.Errorf("8,192 tar files: %v", err)
 		}

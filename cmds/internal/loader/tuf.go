@@ -45,7 +45,7 @@ func (r *repository) String() string {
 func (r *repository) NeedsNetwork() bool { return true }
 
 func (r *repository) Fetch(ctx context.Context) (*flow.Candidate, error) {
-	metadata, targets := folders(r.src)
+	metadata, targets := directories(r.src)
 	if r.targets == nil {
 		if err := r.open(ctx, targets); err != nil {
 			return nil, err
@@ -85,9 +85,9 @@ func (r *repository) open(ctx context.Context, targets []string) error {
 	return nil
 }
 
-// folders are the places of metadata and targets, in order of preference. A
-// mirror has the layout of a bundle: both in folders below its URL.
-func folders(src *config.Source) (metadata, targets []string) {
+// directories are the places of metadata and targets, in order of preference. A
+// mirror has the layout of a bundle: both in directories below its URL.
+func directories(src *config.Source) (metadata, targets []string) {
 	metadata = []string{src.MetadataURL}
 	targets = []string{src.TargetsURL}
 	if src.TargetsURL == "" {
@@ -257,7 +257,7 @@ func (m *Machine) adopt(ctx context.Context, at *config.Source, place oci.Place,
 	return nil
 }
 
-// bundle boots from an offline TUF bundle in dir: dir itself, a folder or a
+// bundle boots from an offline TUF bundle in dir: dir itself, a directory or a
 // tar in it.
 func (s *stick) bundle(ctx context.Context, dir string) (*flow.Candidate, error) {
 	searching, cancel := context.WithTimeout(ctx, searchTime)
@@ -308,7 +308,7 @@ func bundles(ctx context.Context, budget *survey.Budget, dir string) ([]string, 
 	}
 	defer root.Close()
 	var paths []string
-	err = budget.Folder(ctx, root, func(e fs.DirEntry) error {
+	err = budget.Directory(ctx, root, func(e fs.DirEntry) error {
 		path := filepath.Join(dir, e.Name())
 		switch {
 		case e.Name() == bundle.SealFile:

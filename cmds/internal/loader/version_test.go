@@ -156,7 +156,7 @@ func TestImageFloorOnMedia(t *testing.T) {
 		copyLayout(t, w.repository(r.name(v)), fmt.Sprintf("%s/%s", w.layout, r.name(v)))
 	}
 	w.conf.Sources = []config.Source{{Type: config.SourceMedia, Ref: "stable", Keys: [][]byte{r.key}, Threshold: 1}}
-	w.bootsVersion(1) // the first folder
+	w.bootsVersion(1) // the first directory
 	w.conf.Sources = []config.Source{r.source(2)}
 	w.bootsVersion(2)
 	w.reportHealth()

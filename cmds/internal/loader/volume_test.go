@@ -32,7 +32,7 @@ func TestCacheVolume(t *testing.T) {
 			}
 		})
 	}
-	inFolder := func(change func(dir string) error) volumetest.Image {
+	inDirectory := func(change func(dir string) error) volumetest.Image {
 		return edited(func(dir string) error {
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				return err
@@ -51,20 +51,20 @@ func TestCacheVolume(t *testing.T) {
 		{"damaged", []volumetest.Image{volumetest.Ext4(t, volume.Cache).Damage(t)}, false, "mounting volume SB-CACHE"},
 		{"damaged, and another", []volumetest.Image{volumetest.Ext4(t, volume.Cache).Damage(t), volumetest.Ext4(t, volume.Cache)}, true, ""},
 		{"read-only", []volumetest.Image{readOnly}, false, "mounting volume SB-CACHE"},
-		{"full", []volumetest.Image{inFolder(func(dir string) error { return fill(filepath.Join(dir, "photo")) })}, false, "going on without"},
-		{"full of old blobs", []volumetest.Image{inFolder(func(dir string) error {
+		{"full", []volumetest.Image{inDirectory(func(dir string) error { return fill(filepath.Join(dir, "photo")) })}, false, "going on without"},
+		{"full of old blobs", []volumetest.Image{inDirectory(func(dir string) error {
 			return fill(filepath.Join(dir, "sha256-"+strings.Repeat("0", 64)))
 		})}, true, ""},
-		{"a pipe in place of a blob", []volumetest.Image{inFolder(func(dir string) error { return unix.Mkfifo(filepath.Join(dir, blob), 0o600) })}, true, "not a regular file"},
-		{"a device in place of a blob", []volumetest.Image{inFolder(func(dir string) error {
+		{"a pipe in place of a blob", []volumetest.Image{inDirectory(func(dir string) error { return unix.Mkfifo(filepath.Join(dir, blob), 0o600) })}, true, "not a regular file"},
+		{"a device in place of a blob", []volumetest.Image{inDirectory(func(dir string) error {
 			return unix.Mknod(filepath.Join(dir, blob+".part"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5)))
 		})}, true, ""},
-		{"a link in place of a blob", []volumetest.Image{inFolder(func(dir string) error { return os.Symlink("/etc/passwd", filepath.Join(dir, blob)) })}, true, "dropping"},
-		{"a huge file in place of a blob", []volumetest.Image{inFolder(func(dir string) error {
+		{"a link in place of a blob", []volumetest.Image{inDirectory(func(dir string) error { return os.Symlink("/etc/passwd", filepath.Join(dir, blob)) })}, true, "dropping"},
+		{"a huge file in place of a blob", []volumetest.Image{inDirectory(func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, blob), bytes.Repeat([]byte("x"), 1<<20), 0o600)
 		})}, true, "dropping"},
-		{"a link that leads out", []volumetest.Image{edited(func(dir string) error { return os.Symlink("/tmp", dir) })}, false, "is no folder"},
-		{"a file in place of the folder", []volumetest.Image{edited(func(dir string) error { return os.WriteFile(dir, nil, 0o600) })}, false, "is no folder"},
+		{"a link that leads out", []volumetest.Image{edited(func(dir string) error { return os.Symlink("/tmp", dir) })}, false, "is no directory"},
+		{"a file in place of the directory", []volumetest.Image{edited(func(dir string) error { return os.WriteFile(dir, nil, 0o600) })}, false, "is no directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.t = t

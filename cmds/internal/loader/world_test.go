@@ -63,7 +63,7 @@ type world struct {
 
 	loaded  *loaded       // what kexec was given; nil as long as nothing
 	kexec   error         // what it answers
-	layout  string        // folder in place of SB-MEDIA
+	layout  string        // directory in place of SB-MEDIA
 	volumes volume.System // its disks
 	machine *Machine
 	change  func(*Options) // of a boot; may be nil

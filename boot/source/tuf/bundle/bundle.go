@@ -1,4 +1,4 @@
-// Package bundle reads a TUF repository from a folder or a tar: on a USB stick
+// Package bundle reads a TUF repository from a directory or a tar: on a USB stick
 // for a device without a network, or on the publisher's own disk.
 //
 // An offline bundle is a repository, complete or not, with a seal: the file
@@ -44,8 +44,8 @@ const copyBuffer = 256 << 10 // bytes
 // ErrFormat is a tar that is not a bundle.
 var ErrFormat = errors.New("not a bundle")
 
-// Folder is a [tuf.Repository] and [tuf.Targets] in files.
-type Folder struct {
+// Directory is a [tuf.Repository] and [tuf.Targets] in files.
+type Directory struct {
 	name  string
 	open  func(name string) (io.ReadCloser, error)
 	close func() error
@@ -54,13 +54,13 @@ type Folder struct {
 }
 
 var (
-	_ tuf.Repository = (*Folder)(nil)
-	_ tuf.Targets    = (*Folder)(nil)
+	_ tuf.Repository = (*Directory)(nil)
+	_ tuf.Targets    = (*Directory)(nil)
 	_ tuf.Sealed     = (*Bundle)(nil)
 )
 
-// OpenFolder returns the repository in the folder dir.
-func OpenFolder(dir string) (*Folder, error) {
+// OpenDirectory returns the repository in the directory dir.
+func OpenDirectory(dir string) (*Directory, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
@@ -71,13 +71,13 @@ func OpenFolder(dir string) (*Folder, error) {
 		}
 		return regular.Open(root, name, os.O_RDONLY, 0)
 	}
-	return &Folder{name: dir, open: open, close: root.Close}, nil
+	return &Directory{name: dir, open: open, close: root.Close}, nil
 }
 
-// Bundle is a [Folder] with a seal.
-type Bundle struct{ *Folder }
+// Bundle is a [Directory] with a seal.
+type Bundle struct{ *Directory }
 
-// Open returns the bundle at path, which is a folder or a tar. What is looked
+// Open returns the bundle at path, which is a directory or a tar. What is looked
 // through comes out of the budget; nil stands for one of its own.
 func Open(ctx context.Context, path string, budget *survey.Budget) (*Bundle, error) {
 	st, err := os.Stat(path)
@@ -85,7 +85,7 @@ func Open(ctx context.Context, path string, budget *survey.Budget) (*Bundle, err
 		return nil, fmt.Errorf("open the bundle: %w", err)
 	}
 	if st.IsDir() {
-		f, err := OpenFolder(path)
+		f, err := OpenDirectory(path)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func Open(ctx context.Context, path string, budget *survey.Budget) (*Bundle, err
 
 // openFile opens a regular file without waiting for it.
 func openFile(name string) (*os.File, error) {
-	name, err := filepath.EvalSymlinks(name) // a publisher's may lead to another folder
+	name, err := filepath.EvalSymlinks(name) // a publisher's may lead to another directory
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func openFile(name string) (*os.File, error) {
 type extent struct{ offset, size int64 }
 
 // indexTar notes where the files of a tar are. Their contents stay there.
-func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.File) (*Folder, error) {
+func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.File) (*Directory, error) {
 	st, err := file.Stat()
 	if err != nil {
 		return nil, err
@@ -155,7 +155,7 @@ func indexTar(ctx context.Context, budget *survey.Budget, name string, file *os.
 		}
 		return io.NopCloser(io.NewSectionReader(file, e.offset, e.size)), nil
 	}
-	return &Folder{name: name, open: open, close: file.Close}, nil
+	return &Directory{name: name, open: open, close: file.Close}, nil
 }
 
 // belongs says whether an entry of that name is part of a bundle.
@@ -174,13 +174,13 @@ func sparse(h *tar.Header) bool {
 }
 
 // String implements [tuf.Repository].
-func (f *Folder) String() string { return f.name }
+func (f *Directory) String() string { return f.name }
 
-// Close releases the folder or the tar.
-func (f *Folder) Close() error { return f.close() }
+// Close releases the directory or the tar.
+func (f *Directory) Close() error { return f.close() }
 
 // Metadata implements [tuf.Repository].
-func (f *Folder) Metadata(ctx context.Context, name string, max int64) ([]byte, error) {
+func (f *Directory) Metadata(ctx context.Context, name string, max int64) ([]byte, error) {
 	return f.read(ctx, path.Join(MetadataDir, name), max)
 }
 
@@ -189,7 +189,7 @@ func (b *Bundle) Seal(ctx context.Context, max int64) ([]byte, error) {
 	return b.read(ctx, SealFile, max)
 }
 
-func (f *Folder) read(ctx context.Context, name string, max int64) ([]byte, error) {
+func (f *Directory) read(ctx context.Context, name string, max int64) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -212,7 +212,7 @@ func (f *Folder) read(ctx context.Context, name string, max int64) ([]byte, erro
 }
 
 // Target implements [tuf.Targets].
-func (f *Folder) Target(ctx context.Context, path string, want tuf.Want) (*os.File, error) {
+func (f *Directory) Target(ctx context.Context, path string, want tuf.Want) (*os.File, error) {
 	r, err := f.open(TargetsDir + "/" + path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", tuf.ErrNotFound, err)

@@ -58,7 +58,7 @@ func file(t *testing.T, data []byte) string {
 	return name
 }
 
-// TestPipes has named pipes where a folder's files would be: reading does not wait for a writer.
+// TestPipes has named pipes where a directory's files would be: reading does not wait for a writer.
 func TestPipes(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{bundle.MetadataDir, bundle.TargetsDir} {
@@ -115,12 +115,12 @@ func TestHostileTars(t *testing.T) {
 	if _, err := b.Metadata(t.Context(), "timestamp.json", 0); !errors.Is(err, tuf.ErrTooLarge) {
 		t.Errorf("larger than its limit: %v", err)
 	}
-	folder, err := bundle.OpenFolder(t.TempDir())
+	directory, err := bundle.OpenDirectory(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer folder.Close()
-	for _, f := range []*bundle.Folder{b.Folder, folder} { // missing, and outside
+	defer directory.Close()
+	for _, f := range []*bundle.Directory{b.Directory, directory} { // missing, and outside
 		for _, name := range []string{"x", "../../x"} {
 			if _, err := f.Metadata(t.Context(), name, 10); !errors.Is(err, tuf.ErrNotFound) {
 				t.Errorf("metadata %s of %s: %v", name, f, err)
@@ -194,7 +194,7 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// sealed is a bundle of a repository: a folder, so that tests can change it.
+// sealed is a bundle of a repository: a directory, so that tests can change it.
 func sealed(t *testing.T, repo *tuftest.Repo, expires time.Time, signers ...tuftest.Signer) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestFallback has folders in the place of files: what is saved there is loaded all the same, until the disk takes it.
+// TestFallback has directories in the place of files: what is saved there is loaded all the same, until the disk takes it.
 func TestFallback(t *testing.T) {
 	dir := t.TempDir()
 	disk, release, err := Open(dir)
@@ -57,6 +57,6 @@ func TestFallback(t *testing.T) {
 	}
 	save("third")
 	if got, err := disk.Load("timestamp"); err != nil || string(got) != "third" {
-		t.Errorf("after the folder is gone, the disk has %q, %v", got, err)
+		t.Errorf("after the directory is gone, the disk has %q, %v", got, err)
 	}
 }

@@ -1,11 +1,11 @@
-// Package store keeps verified TUF metadata in a folder.
+// Package store keeps verified TUF metadata in a directory.
 //
 // It promises that a power cut at any moment leaves, for every file, what was
 // there before or what was being written, complete. It does not promise that
-// the folder is honest: whoever loads from it verifies again. Nor does it promise that
-// the folder can be written: a [Store] says so, and a [Fallback] goes on in memory.
+// the directory is honest: whoever loads from it verifies again. Nor does it promise that
+// the directory can be written: a [Store] says so, and a [Fallback] goes on in memory.
 //
-// The folder holds ROLE.json for every role, with the role percent-encoded and
+// The directory holds ROLE.json for every role, with the role percent-encoded and
 // the bytes as they were received, and roots/N.root for every root that was
 // accepted.
 package store
@@ -37,9 +37,9 @@ type FS interface {
 	Create(name string) (File, error)
 	Rename(old, new string) error
 	Remove(name string) error
-	// Mkdir succeeds if the folder exists.
+	// Mkdir succeeds if the directory exists.
 	Mkdir(name string) error
-	// SyncDir makes the names in a folder durable.
+	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
 }
 
@@ -54,10 +54,10 @@ type Store struct{ fs FS }
 
 var _ tuf.Store = (*Store)(nil)
 
-// New returns a store on fsys, whose root folder exists.
+// New returns a store on fsys, whose root directory exists.
 func New(fsys FS) *Store { return &Store{fs: fsys} }
 
-// Open returns a store in the folder dir, which exists, and a function that
+// Open returns a store in the directory dir, which exists, and a function that
 // releases it.
 func Open(dir string) (*Store, func() error, error) {
 	root, err := os.OpenRoot(dir)
@@ -84,7 +84,7 @@ func (s *Store) SaveRoot(version int64, data []byte) error {
 		return fmt.Errorf("create %s: %w", rootsDir, err)
 	}
 	if err := s.fs.SyncDir("."); err != nil {
-		return fmt.Errorf("sync the folder: %w", err)
+		return fmt.Errorf("sync the directory: %w", err)
 	}
 	return s.replace(rootsDir, rootFile(version), data)
 }
@@ -127,7 +127,7 @@ func (s *Store) replace(dir, name string, data []byte) error {
 		return errors.Join(fmt.Errorf("write %s: %w", name, err), s.discard(tmp))
 	}
 	if err := s.fs.SyncDir(dir); err != nil {
-		return fmt.Errorf("sync the folder of %s: %w", name, err)
+		return fmt.Errorf("sync the directory of %s: %w", name, err)
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func (s *Store) discard(name string) error {
 	return nil
 }
 
-// Dir is the [FS] below a folder, which no name can leave.
+// Dir is the [FS] below a directory, which no name can leave.
 type Dir struct{ Root *os.Root }
 
 // Open implements [FS].

@@ -69,7 +69,7 @@ func TestLoadIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Load("targets"); err == nil {
-		t.Fatal("followed a link out of the folder")
+		t.Fatal("followed a link out of the directory")
 	}
 }
 
@@ -84,13 +84,13 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := (Dir{root}).Create("full"); !errors.Is(err, unix.ENOTEMPTY) {
-		t.Errorf("a file in the place of a folder: %v", err)
+		t.Errorf("a file in the place of a directory: %v", err)
 	}
 	if err := root.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := (Dir{root}).Mkdir("new"); !errors.Is(err, fs.ErrClosed) {
-		t.Errorf("a folder in one that is closed: %v", err)
+		t.Errorf("a directory in one that is closed: %v", err)
 	}
 	disk := newPowerFS()
 	disk.left = 1 // create, but not write
@@ -106,7 +106,7 @@ type stuck struct{ *powerFS }
 
 func (stuck) Remove(string) error { return errStuck }
 
-// TestPipes has a folder in which every file is a named pipe, with nobody at its other end: nothing waits for one, and
+// TestPipes has a directory in which every file is a named pipe, with nobody at its other end: nothing waits for one, and
 // saving replaces them.
 func TestPipes(t *testing.T) {
 	dir := t.TempDir()

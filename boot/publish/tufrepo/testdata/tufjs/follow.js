@@ -1,5 +1,5 @@
-// Follows a repository: node follow.js URL FOLDER TARGET...
-// FOLDER/metadata/root.json is the trusted root.
+// Follows a repository: node follow.js URL DIRECTORY TARGET...
+// DIRECTORY/metadata/root.json is the trusted root.
 const { Updater } = require("tuf-js");
 
 async function main() {

@@ -1,4 +1,4 @@
-// Makes a repository: node publish.js FOLDER. It has the target "os" in
+// Makes a repository: node publish.js DIRECTORY. It has the target "os" in
 // targets and "team/file" in the delegated role "team", both with the content
 // "made by tuf-js\n", keys of every type, and thresholds.
 const crypto = require("crypto");
