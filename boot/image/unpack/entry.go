@@ -22,7 +22,8 @@ const (
 
 // cleanName returns a tar name without "./" and trailing slashes; the root is
 // ".". It refuses names that could leave the root or that the kernel could
-// not create.
+// not create. The result is a copy: a name of one byte may lie in a PAX header of
+// a MiB, which would stay in memory as long as the name.
 func cleanName(name string) (string, error) {
 	if strings.HasPrefix(name, "/") || strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("%w: name %.80q is absolute or has a NUL byte", ErrHostile, name)
@@ -45,7 +46,7 @@ func cleanName(name string) (string, error) {
 	if len(clean) == 0 {
 		return ".", nil
 	}
-	return strings.Join(clean, "/"), nil
+	return strings.Clone(strings.Join(clean, "/")), nil
 }
 
 // checkReserved keeps an image from bringing along what the firmware vouches

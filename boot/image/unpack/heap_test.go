@@ -2,8 +2,12 @@ package unpack
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -90,4 +94,57 @@ func TestXattrNames(t *testing.T) {
 	if len(m.stats.Xattrs) != 1 {
 		t.Errorf("%d names are kept, want the one of %d bytes", len(m.stats.Xattrs), maxXattrName)
 	}
+}
+
+// TestPAXNames: a name and where a link leads may lie in a PAX header of a MiB, which no name keeps in memory.
+func TestPAXNames(t *testing.T) {
+	const n, budget = 200, 2 << 20
+	long := map[string]string{"SEALBOOT.padding": strings.Repeat("p", 900<<10)}
+	name := func(i int) string { return fmt.Sprintf("n\u00fc%x", i) } // no ASCII: it goes into the PAX header
+	padded := func(e entry) entry {
+		e.PAXRecords, e.Format = long, tar.FormatPAX
+		return e
+	}
+	var files, symlinks, links []entry
+	for i := range n {
+		files = append(files, padded(regular(name(i), "")))
+		symlinks = append(symlinks, padded(symlink(fmt.Sprintf("%x", i), name(i))))
+		links = append(links, padded(link(name(i), "to-"+name(i))))
+	}
+	for kind, entries := range map[string][]entry{"files": files, "symbolic links": symlinks, "links to nothing": links} {
+		layer := gzipped(t, layerOf(t, entries...))
+		heaptest.Bound{Fixed: 24<<20 + budget}.Peak(t, kind, int(layer.Size), func() {
+			_, _ = RAMRoot(context.Background(), nothing{}, []Layer{layer}, Options{MaxBytes: 256 << 20})
+		})
+	}
+}
+
+// TestChainOfLinks: where each link of a chain is wanted by a name of its own, all names before it would be copied at
+// each: 1,000 entries, 500,000 copies.
+func TestChainOfLinks(t *testing.T) {
+	const n = 1000
+	var upper, lower []entry
+	for i := range n {
+		upper = append(upper, link(fmt.Sprintf("%x", i), fmt.Sprintf("to/%x", i)))
+		lower = append(lower, link(fmt.Sprintf("to/%x", i), fmt.Sprintf("to/%x", i+1)))
+	}
+	layers := []Layer{layerOf(t, lower...), layerOf(t, upper...)}
+	_, err := RAMRoot(context.Background(), nothing{}, layers, Options{MaxBytes: 64 << 20, MaxFiles: 10 * n})
+	if !errors.Is(err, ErrTooLarge) {
+		t.Errorf("error %v, want ErrTooLarge", err)
+	}
+}
+
+// gzipped is the same layer, compressed.
+func gzipped(t *testing.T, l Layer) Layer {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if _, err := io.Copy(w, io.NewSectionReader(l.Blob, 0, l.Size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return blob(b.Bytes())
 }

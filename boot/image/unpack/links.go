@@ -150,8 +150,7 @@ func (m *merger) wantedEntry(layer int, h *tar.Header, body io.Reader) error {
 		if err := m.keepBytes(linkBytes+len(next), names[0]); err != nil {
 			return err
 		}
-		m.wanted.names[next] = append(m.wanted.names[next], names...)
-		return nil
+		return m.passOn(names, next)
 	}
 	first := m.find(names[0])
 	if err := m.write(names[0], first, h, body); err != nil {
@@ -161,6 +160,22 @@ func (m *merger) wantedEntry(layer int, h *tar.Header, body io.Reader) error {
 		m.wanted.made[target] = first.file
 	}
 	return m.linkAll(names[1:], first.file)
+}
+
+// passOn makes names want another target. The names of two targets are only joined
+// at the price of as many entries: a chain of links, each with a name of its own, would
+// copy all names before it again and again.
+func (m *merger) passOn(names []string, target string) error {
+	waiting := m.wanted.names[target]
+	if waiting == nil {
+		m.wanted.names[target] = names
+		return nil
+	}
+	if err := m.work(len(names)); err != nil {
+		return err
+	}
+	m.wanted.names[target] = append(waiting, names...)
+	return nil
 }
 
 // linkAll writes names as hard links of f.

@@ -93,10 +93,9 @@ func (m *merger) each(layer int, do func(*tar.Header, io.Reader) error) error {
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
-		m.entries++
 		m.names += int64(len(h.Name))
-		if m.entries > 4*m.opts.MaxFiles || m.names > maxNameBytes {
-			return fmt.Errorf("%w: %d entries with %d bytes of names", ErrTooLarge, m.entries, m.names)
+		if err := m.work(1); err != nil {
+			return err
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue
@@ -105,6 +104,15 @@ func (m *merger) each(layer int, do func(*tar.Header, io.Reader) error) error {
 			return err
 		}
 	}
+}
+
+// work counts entries, and what costs as much as reading some.
+func (m *merger) work(entries int) error {
+	m.entries += entries
+	if m.entries > 4*m.opts.MaxFiles || m.names > maxNameBytes {
+		return fmt.Errorf("%w: %d entries with %d bytes of names", ErrTooLarge, m.entries, m.names)
+	}
+	return nil
 }
 
 // entry merges one tar entry.
@@ -317,7 +325,7 @@ func (m *merger) write(name string, n *node, h *tar.Header, body io.Reader) erro
 		return err
 	}
 	if c.Mode&cpio.ModeType == cpio.ModeSymlink {
-		n.file.target = h.Linkname
+		n.file.target = strings.Clone(h.Linkname) // not its whole PAX header
 		if err := m.keepBytes(len(h.Linkname), name); err != nil {
 			return err
 		}
