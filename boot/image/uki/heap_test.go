@@ -2,9 +2,15 @@ package uki
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
 	"io"
+	"os/exec"
+	"strings"
 	"testing"
 
+	"github.com/sealboot/sealboot/boot/image/xzstream"
 	"github.com/sealboot/sealboot/measure/heaptest"
 )
 
@@ -31,4 +37,33 @@ func TestHeap(t *testing.T) {
 // zstdHead is a frame with a window of 64 MiB and a block of one byte, 1,000 times.
 func zstdHead() []byte {
 	return []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 16 << 3, 0x42, 0x1f, 0, 'x'}
+}
+
+// TestXZDictionary: each block of an xz payload names the dictionary that its decoder
+// allocates, up to 4 GiB: eight blocks in 500 bytes took 33.5 GB.
+func TestXZDictionary(t *testing.T) {
+	if _, err := exec.LookPath("xz"); err != nil {
+		t.Skip("xz is not installed")
+	}
+	cmd := exec.Command("xz", "-c", "--threads=1", "--check=crc32")
+	cmd.Stdin = strings.NewReader("kernel")
+	payload, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := payload[12:] // behind the stream's header
+	header := block[:(int(block[0])+1)*4]
+	header[4] = 40 // of a dictionary of 4 GiB less one byte
+	end := len(header) - 4
+	binary.LittleEndian.PutUint32(header[end:], crc32.ChecksumIEEE(header[:end]))
+	b := zbootOf("xzkern", payload)
+	z, err := ParseZboot(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heaptest.Bound{Fixed: 16 << 20}.Total(t, "dictionary of 4 GiB", len(b), func() {
+		if err := z.Unwrap(io.Discard, bytes.NewReader(b), 1<<16); !errors.Is(err, xzstream.ErrUnsupported) {
+			t.Errorf("error %v, want ErrUnsupported", err)
+		}
+	})
 }

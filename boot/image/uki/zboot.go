@@ -7,8 +7,9 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
+
+	"github.com/sealboot/sealboot/boot/image/xzstream"
 )
 
 // zbootMagic stands after the MZ of an EFI zboot image.
@@ -45,44 +46,55 @@ func ParseZboot(r io.ReaderAt, size int64) (*Zboot, error) {
 	return z, nil
 }
 
-// Unwrap writes the decompressed kernel to w, at most limit bytes.
+// Unwrap writes the decompressed kernel to w, at most limit bytes. The payload is
+// hostile: what a decompressor allocates is bounded before it does.
 func (z *Zboot) Unwrap(w io.Writer, r io.ReaderAt, limit int64) error {
-	in, closer, err := z.open(io.NewSectionReader(r, z.Offset, z.Size))
-	if err != nil {
-		return fmt.Errorf("unwrap %s zboot kernel: %w", z.Compression, err)
-	}
-	defer closer()
-	n, err := io.Copy(w, io.LimitReader(in, limit+1))
-	if err == nil && n > limit {
-		err = fmt.Errorf("%w: more than %d bytes", ErrFormat, limit)
-	}
-	if err != nil {
+	if err := z.decompress(&limited{w: w, left: limit}, io.NewSectionReader(r, z.Offset, z.Size)); err != nil {
 		return fmt.Errorf("unwrap %s zboot kernel: %w", z.Compression, err)
 	}
 	return nil
 }
 
-func (z *Zboot) open(r io.Reader) (io.Reader, func(), error) {
-	nothing := func() {}
+func (z *Zboot) decompress(w io.Writer, r io.Reader) error {
 	switch z.Compression {
 	case "gzip":
 		in, err := gzip.NewReader(r)
-		if err == nil {
-			in.Multistream(false) // the build appends the size, padding may follow
-		}
-		return in, nothing, err
-	case "zstd22", "zstd":
-		in, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		return in, in.Close, nil
+		in.Multistream(false) // the build appends the size, padding may follow
+		_, err = io.Copy(w, in)
+		return err
+	case "zstd22", "zstd":
+		in, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		_, err = io.Copy(w, in)
+		return err
 	case "xzkern", "xz":
-		in, err := xz.ReaderConfig{DictCap: 64 << 20, SingleStream: true}.NewReader(r)
-		return in, nothing, err
+		return xzstream.Copy(w, r)
 	case "lzma":
-		in, err := lzma.ReaderConfig{DictCap: 64 << 20}.NewReader(r)
-		return in, nothing, err
+		in, err := lzma.ReaderConfig{DictCap: 64 << 20}.NewReader(r) // a limit
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(w, in)
+		return err
 	}
-	return nil, nil, fmt.Errorf("%w: unknown compression", ErrFormat)
+	return fmt.Errorf("%w: unknown compression", ErrFormat)
+}
+
+// limited refuses what is beyond its limit.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.left -= int64(len(p)); l.left < 0 {
+		return 0, fmt.Errorf("%w: %d bytes more than allowed, at least", ErrFormat, -l.left)
+	}
+	return l.w.Write(p)
 }
