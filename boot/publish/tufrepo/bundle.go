@@ -44,7 +44,7 @@ func (r *Repo) Bundle(ctx context.Context, now time.Time, b Bundle, w io.Writer)
 		return Missing{}, err
 	}
 	md := newSeal(p, now, b.Lifetime)
-	if err := r.confirmSeal(p, md, files, b.Keys); err != nil {
+	if err := r.confirmSeal(p, md, slices.Sorted(maps.Keys(files)), b.Keys); err != nil {
 		return Missing{}, err
 	}
 	seal, missing, err := signSeal(p, md, b.Keys)
@@ -54,7 +54,7 @@ func (r *Repo) Bundle(ctx context.Context, now time.Time, b Bundle, w io.Writer)
 	return missing, r.writeBundle(ctx, w, seal, files)
 }
 
-func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files []string) error {
+func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files map[string]tuf.Want) error {
 	tw := tar.NewWriter(w)
 	if err := addBytes(tw, bundle.SealFile, seal); err != nil {
 		return err
@@ -77,11 +77,11 @@ func (r *Repo) writeBundle(ctx context.Context, w io.Writer, seal []byte, files 
 			return err
 		}
 	}
-	for _, file := range files {
+	for _, file := range slices.Sorted(maps.Keys(files)) {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := r.addFile(tw, bundle.TargetsDir, file); err != nil {
+		if err := r.addTarget(tw, file, files[file]); err != nil {
 			return fmt.Errorf("bundle target file %s: %w", file, err)
 		}
 	}
@@ -99,14 +99,14 @@ func (r *Repo) BundleFile(ctx context.Context, now time.Time, b Bundle, file str
 
 // bundleTargets are the files for the named targets and what they refer to, each
 // compared with what is signed of it.
-func (r *Repo) bundleTargets(p *published, names []string) ([]string, error) {
+func (r *Repo) bundleTargets(p *published, names []string) (map[string]tuf.Want, error) {
 	all, err := p.targetFiles()
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]bool{}
+	files := map[string]tuf.Want{}
 	add := func(file string) error {
-		files[file] = true
+		files[file] = all[file]
 		if err := r.checkTarget(file, all[file]); err != nil {
 			return fmt.Errorf("target file %s: %w", file, err)
 		}
@@ -126,7 +126,7 @@ func (r *Repo) bundleTargets(p *published, names []string) ([]string, error) {
 			return nil, fmt.Errorf("%w: there is no target %q", ErrChange, todo[0])
 		}
 		file := targetFile(todo[0], f, consistent)
-		if files[file] {
+		if _, there := files[file]; there {
 			continue
 		}
 		if err := add(file); err != nil {
@@ -138,7 +138,7 @@ func (r *Repo) bundleTargets(p *published, names []string) ([]string, error) {
 		}
 		todo = append(todo, more...)
 	}
-	return slices.Sorted(maps.Keys(files)), nil
+	return files, nil
 }
 
 func findTarget(published map[string]any, name string) *metadata.TargetFiles {
@@ -188,20 +188,18 @@ func addBytes(tw *tar.Writer, name string, data []byte) error {
 	return err
 }
 
-func (r *Repo) addFile(tw *tar.Writer, dir, name string) error {
-	f, err := r.openPlain(dir, name)
+// addTarget adds a target file. The operator may have taken minutes to say yes since it
+// was compared with what is signed of it: what goes into the bundle is compared again.
+func (r *Repo) addTarget(tw *tar.Writer, file string, want tuf.Want) error {
+	f, err := r.openPlain(bundle.TargetsDir, file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	h := &tar.Header{Name: dir + "/" + name, Mode: 0o644, Size: st.Size(), Format: tar.FormatPAX}
+	h := &tar.Header{Name: bundle.TargetsDir + "/" + file, Mode: 0o644, Size: want.Size, Format: tar.FormatPAX}
 	if err := tw.WriteHeader(h); err != nil {
 		return err
 	}
-	_, err = io.Copy(tw, f)
+	_, err = io.Copy(tw, want.Reader(f))
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -41,6 +42,35 @@ func TestBundleOutlivesTheTimestamp(t *testing.T) {
 	b.Keys = []crypto.Signer{f.keys["timestamp"]}
 	if _, err := r.Bundle(t.Context(), start, b, io.Discard); !errors.Is(err, tufrepo.ErrChange) {
 		t.Error("a seal of the wrong key")
+	}
+}
+
+// TestBundleOfExchangedTarget: what goes into a bundle is what was compared with the
+// signed digest, also when the file was exchanged while the operator made up his mind.
+func TestBundleOfExchangedTarget(t *testing.T) {
+	for name, content := range map[string]string{"another content": "FIRST", "shorter": "x", "longer": "first and more"} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.publish(start, f.all(), tufrepo.AddTarget(tufrepo.Target{Name: "a", File: f.file("first")}))
+			targets, err := filepath.Glob(filepath.Join(f.dir, bundle.TargetsDir, "*a"))
+			if err != nil || len(targets) != 1 {
+				t.Fatal(targets, err)
+			}
+			exchange := func(tufrepo.Diff) error { return os.WriteFile(targets[0], []byte(content), 0o644) }
+			r, err := tufrepo.Open(t.Context(), f.dir, tufrepo.Operator{State: f.dir + ".state", Confirm: exchange})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			b := tufrepo.Bundle{Lifetime: time.Hour, Keys: []crypto.Signer{f.keys["targets"]}}
+			out := filepath.Join(t.TempDir(), "bundle.tar")
+			if _, err := r.BundleFile(t.Context(), start, b, out); !errors.Is(err, tuf.ErrMismatch) {
+				t.Errorf("error %v, want ErrMismatch", err)
+			}
+			if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("there is a bundle: %v", err)
+			}
+		})
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -159,17 +158,11 @@ func (r *Repo) exportTarget(out *Repo, there func() (map[string]any, error), fil
 	if out.checkTarget(file, want) == nil {
 		return nil
 	}
-	if err := want.Check(src); err != nil {
-		return err
-	}
-	if _, err := src.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
 	published, err := there()
 	if err != nil {
 		return fmt.Errorf("see whether clients of %s are told of another file of that name: %w; remove what is broken there", out.dir, err)
 	}
-	_, err = out.copyTarget(file, src, false, published)
+	_, err = out.copyTarget(file, want.Reader(src), false, published)
 	return err
 }
 

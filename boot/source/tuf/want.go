@@ -80,3 +80,26 @@ func (w Want) Check(r io.Reader) error {
 	}
 	return v.Verify()
 }
+
+// Reader hands on what r has, and ends with an error in place of [io.EOF] if that is
+// not what w says. What is copied and compared are then the same bytes, whatever
+// becomes of the file that they come from.
+func (w Want) Reader(r io.Reader) io.Reader { return &reader{r, w.Verifier()} }
+
+type reader struct {
+	r io.Reader
+	v *Verifier
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if _, tooMuch := r.v.Write(p[:n]); tooMuch != nil {
+		return 0, tooMuch
+	}
+	if err == io.EOF {
+		if wrong := r.v.Verify(); wrong != nil {
+			return n, wrong
+		}
+	}
+	return n, err
+}
