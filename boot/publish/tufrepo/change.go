@@ -265,6 +265,7 @@ func AddTarget(t Target) Change {
 		if err != nil {
 			return err
 		}
+		role.Targets[t.Name] = &metadata.TargetFiles{} // until its file is there
 		if err := e.findable(t.Role, t.Name); err != nil {
 			return err
 		}
@@ -285,17 +286,22 @@ func AddTarget(t Target) Change {
 	}
 }
 
-// findable refuses a target that no client would ask this role for.
+// findable refuses a target that no device would find in this role: it is not asked for
+// it, another role lists the name before, or too many are looked into before.
 func (e *Edit) findable(role, target string) error {
-	if role == tuf.RoleTargets {
-		return nil
-	}
-	for _, md := range e.roles {
-		if t, ok := md.(*targetsMD); ok && slices.Contains(tuf.Responsible(t.Signed.Delegations, target), role) {
-			return nil
+	found, err := tuf.Locate(target, func(name string) *metadata.TargetsType {
+		if t, ok := e.roles[name].(*targetsMD); ok {
+			return &t.Signed
 		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: no device would find the target in role %s: %w", ErrChange, role, err)
+	case found != role:
+		return fmt.Errorf("%w: devices would take %q from role %s, not from %s; remove it there first", ErrChange, target, found, role)
 	}
-	return fmt.Errorf("%w: nobody delegates %q to %s: no device would find it there", ErrChange, target, role)
+	return nil
 }
 
 // bootable refuses an image that refers to targets which are not there.

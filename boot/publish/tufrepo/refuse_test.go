@@ -3,6 +3,7 @@ package tufrepo_test
 import (
 	"crypto"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -35,6 +36,12 @@ func TestImpossibleChanges(t *testing.T) {
 	delegate := func(name string, keys ...crypto.PublicKey) tufrepo.Change {
 		return tufrepo.Delegate(tufrepo.Delegation{Name: name, Paths: []string{"x/*"}, Keys: keys})
 	}
+	delegations := func(n int) (all []tufrepo.Change) {
+		for i := range n {
+			all = append(all, delegate(fmt.Sprintf("team-%d", i), pub))
+		}
+		return all
+	}
 	linux := []byte(`{"sealboot":{"kind":"uki","version":1,"architecture":"amd64","referenceValues":"rv"}}`)
 	for _, c := range []struct {
 		want    string
@@ -51,7 +58,9 @@ func TestImpossibleChanges(t *testing.T) {
 		{"no targets role \"root\"", []tufrepo.Change{target(tufrepo.Target{Role: "root", Name: "x"})}},
 		{"targets has no target", []tufrepo.Change{tufrepo.RemoveTarget("targets", "x")}},
 		{"refers to the target \"rv\"", []tufrepo.Change{target(tufrepo.Target{Name: "x", Custom: linux})}},
-		{"nobody delegates \"y/x\"", []tufrepo.Change{delegate("team", pub), target(tufrepo.Target{Role: "team", Name: "y/x"})}},
+		{"no device would find the target in role team", []tufrepo.Change{delegate("team", pub), target(tufrepo.Target{Role: "team", Name: "y/x"})}},
+		{"within 32 delegated roles", append(delegations(32), target(tufrepo.Target{Role: "team-31", Name: "x/x"}))},
+		{"devices would take \"x/x\" from role team-0, not from team-1", append(delegations(2), target(tufrepo.Target{Role: "team-0", Name: "x/x"}), target(tufrepo.Target{Role: "team-1", Name: "x/x"}))},
 		{"a name of its own", []tufrepo.Change{delegate("root", pub)}},
 		{"as many keys as", []tufrepo.Change{delegate("team")}},
 		{"delegates to team already", []tufrepo.Change{delegate("team", pub), delegate("team", pub)}},

@@ -16,6 +16,7 @@ import (
 
 const (
 	maxKeyBytes  = 8 << 10 // of a public key as it is written
+	maxRoleKeys  = 1 << 10 // different keys of one role, each of which may cost a verification
 	maxRoleName  = 200     // bytes of a role name
 	specVersion1 = "1."    // the major version that is understood
 )
@@ -141,6 +142,12 @@ func checkRoleName(name string) error {
 func checkThreshold(role string, threshold int, keyIDs []string) error {
 	if threshold < 1 || len(keyIDs) == 0 {
 		return fmt.Errorf("its role %s has no threshold or no keys", quote(role))
+	}
+	different := map[string]bool{}
+	for _, id := range keyIDs {
+		if different[id] = true; len(different) > maxRoleKeys {
+			return fmt.Errorf("its role %s has more than %d keys", quote(role), maxRoleKeys)
+		}
 	}
 	return nil
 }

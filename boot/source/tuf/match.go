@@ -16,16 +16,6 @@ type hop struct {
 	terminating bool
 }
 
-// Responsible returns the roles that these delegations trust with a target, in
-// the order in which they are asked.
-func Responsible(d *metadata.Delegations, target string) []string {
-	var roles []string
-	for _, h := range responsible("", d, target) {
-		roles = append(roles, h.role)
-	}
-	return roles
-}
-
 // responsible returns the roles that the delegator trusts with a target, in
 // the order of their appearance.
 //

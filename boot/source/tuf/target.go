@@ -31,6 +31,29 @@ func (c *Client) Find(ctx context.Context, name string) (*Target, error) {
 	if c.trusted == nil {
 		return nil, errors.New("tuf: find: there is no verified metadata; refresh first")
 	}
+	role, f, version, err := search(name, c.cfg.Limits.Delegations, func(d delegation) (*metadata.TargetsType, error) {
+		return c.visit(ctx, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newTarget(name, f, role, version)
+}
+
+// Locate is [Client.Find] for a publisher, who has all roles at hand: it returns the role
+// in which a device with the default [Limits] finds a target. A role that is not there is nil.
+func Locate(name string, roles func(name string) *metadata.TargetsType) (role string, err error) {
+	role, _, _, err = search(name, Limits{}.withDefaults().Delegations, func(d delegation) (*metadata.TargetsType, error) {
+		if t := roles(d.role); t != nil {
+			return t, nil
+		}
+		return nil, fmt.Errorf("tuf: target %s: %w: role %s is not there", quote(name), ErrNotFound, quote(d.role))
+	})
+	return role, err
+}
+
+// search visits at most limit roles for a target.
+func search(name string, limit int, visit func(delegation) (*metadata.TargetsType, error)) (role string, f *metadata.TargetFiles, version int64, err error) {
 	visited := map[string]bool{}
 	todo := []hop{{delegation: delegation{RoleRoot, RoleTargets}}}
 	for len(todo) > 0 {
@@ -39,26 +62,25 @@ func (c *Client) Find(ctx context.Context, name string) (*Target, error) {
 		if visited[next.role] {
 			continue
 		}
-		if len(visited) == c.cfg.Limits.Delegations {
-			return nil, fmt.Errorf("tuf: target %s: %w within %d delegated roles",
-				quote(name), ErrNoTarget, len(visited))
+		if len(visited) == limit {
+			return "", nil, 0, fmt.Errorf("tuf: target %s: %w within %d delegated roles", quote(name), ErrNoTarget, len(visited))
 		}
 		visited[next.role] = true
-		role, err := c.visit(ctx, next.delegation)
+		t, err := visit(next.delegation)
 		if err != nil {
-			return nil, err
+			return "", nil, 0, err
 		}
-		if f := role.Targets[name]; f != nil {
-			return newTarget(name, f, next.role, role.Version)
+		if f := t.Targets[name]; f != nil {
+			return next.role, f, t.Version, nil
 		}
-		hops := responsible(next.role, role.Delegations, name)
+		hops := responsible(next.role, t.Delegations, name)
 		if i := slices.IndexFunc(hops, func(h hop) bool { return h.terminating }); i >= 0 {
 			hops, todo = hops[:i+1], nil
 		}
 		slices.Reverse(hops)
 		todo = append(todo, hops...)
 	}
-	return nil, fmt.Errorf("tuf: target %s: %w", quote(name), ErrNoTarget)
+	return "", nil, 0, fmt.Errorf("tuf: target %s: %w", quote(name), ErrNoTarget)
 }
 
 // visit returns the metadata of a role, verified for this delegator. Every
