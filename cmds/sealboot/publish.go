@@ -242,7 +242,7 @@ func (f *publishFlags) imageVersion() (*uint64, error) {
 
 // checkImageVersion refuses a version that the floor of a new machine does.
 func checkImageVersion(v uint64) error {
-	if v == 0 || v > floor.MaxJump {
+	if v == 0 || floor.CheckPublished(v) != nil {
 		return fmt.Errorf("want 1 to %d, or no new machine boots the image", uint64(floor.MaxJump))
 	}
 	return nil

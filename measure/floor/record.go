@@ -17,6 +17,15 @@ var ErrJump = errors.New("version jumps too far ahead of the rollback floor")
 // new machine, whose floor is 0, takes none above it.
 const MaxJump = 1 << 46
 
+// CheckPublished refuses an image version that a new machine does not take: publishers
+// ask before they sign or push one. Version 0 is that of an image without one.
+func CheckPublished(version uint64) error {
+	if version > MaxJump {
+		return fmt.Errorf("%w: image version %d, and a new machine takes none above %d", ErrJump, version, uint64(MaxJump))
+	}
+	return nil
+}
+
 // MaxVersion is the highest version of TUF metadata that a floor can hold.
 const MaxVersion = 1<<48 - 1
 

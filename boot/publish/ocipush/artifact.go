@@ -21,6 +21,7 @@ import (
 	"github.com/sealboot/sealboot/boot/image/kexec"
 	"github.com/sealboot/sealboot/boot/image/osimage"
 	"github.com/sealboot/sealboot/boot/image/uki"
+	"github.com/sealboot/sealboot/measure/floor"
 )
 
 // ReferenceValuesType is the artifact type of a referrer that holds an image's
@@ -140,7 +141,11 @@ func (a Artifact) Push(ctx context.Context, dst content.Storage) (ocispec.Descri
 
 // check refuses what no loader would boot, before anything is pushed.
 func (a Artifact) check() error {
-	if _, err := osimage.VersionOf(a.Annotations); err != nil {
+	version, err := osimage.VersionOf(a.Annotations)
+	if err == nil {
+		err = floor.CheckPublished(version)
+	}
+	if err != nil {
 		return err
 	}
 	for path, check := range map[string]func(io.ReaderAt, int64) error{

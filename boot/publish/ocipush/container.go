@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/boot/image/unpack"
 	"github.com/sealboot/sealboot/boot/image/unpack/rootinit"
 	"github.com/sealboot/sealboot/boot/source/oci"
+	"github.com/sealboot/sealboot/measure/floor"
 )
 
 // maxRoot bounds the root of a container image, in bytes.
@@ -170,6 +171,12 @@ func (n *noter) manifest(ctx context.Context, d ocispec.Descriptor) (ocispec.Des
 // needsVersion tells whether m is to get a version. One that it has stays.
 func (n *noter) needsVersion(m ocispec.Manifest) (bool, error) {
 	have, err := osimage.VersionOf(m.Annotations)
+	if err == nil && n.version != nil {
+		err = floor.CheckPublished(*n.version)
+	}
+	if err == nil {
+		err = floor.CheckPublished(have)
+	}
 	if err != nil {
 		return false, err
 	}

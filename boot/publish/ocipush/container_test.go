@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/sealboot/sealboot/boot/publish/ocipush"
 	"github.com/sealboot/sealboot/boot/source/media"
 	"github.com/sealboot/sealboot/boot/source/oci"
+	"github.com/sealboot/sealboot/measure/floor"
 )
 
 // pushJSON pushes a manifest or a config.
@@ -123,6 +125,23 @@ func TestContainer(t *testing.T) {
 	}
 	if again := publishes("noted", "again"); again.Digest != noted.Digest {
 		t.Error("an image with the annotation was changed")
+	}
+
+	// No version is published that a new machine refuses, be it given or the image's own.
+	tooHigh := uint64(floor.MaxJump + 1)
+	if _, err := ocipush.Container(t.Context(), source(t, at("image")), target(t, at("high")), &tooHigh); !errors.Is(err, floor.ErrJump) {
+		t.Errorf("version %d: %v, want ErrJump", tooHigh, err)
+	}
+	m, err := oci.ParseManifest(res.Descriptor.MediaType, res.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Annotations[osimage.AnnotationVersion] = osimage.FormatVersion(tooHigh)
+	if err := from.Tag(t.Context(), pushJSON(t, from, ocispec.MediaTypeImageManifest, m), "v1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ocipush.Container(t.Context(), source(t, at("image")), target(t, at("high")), nil); !errors.Is(err, floor.ErrJump) {
+		t.Errorf("an image of version %d: %v, want ErrJump", tooHigh, err)
 	}
 
 	// One whose config names an architecture that no loader knows is not published.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/sealboot/sealboot/boot/publish/sign"
 	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/boot/source/tuf/image"
+	"github.com/sealboot/sealboot/measure/floor"
 )
 
 // Edit is a repository while it is being changed.
@@ -63,9 +65,14 @@ func (e *Edit) touch(name string) (any, error) {
 
 func (e *Edit) root() *rootMD { md, _ := e.roles[tuf.RoleRoot].(*rootMD); return md }
 
-// signable refuses roles that nobody could ever sign: a draft would wait for
-// signatures that do not come.
+// signable refuses roles that could never be signed, where a draft would wait for
+// signatures that do not come, and images that no new machine would take.
 func (e *Edit) signable() error {
+	for name := range e.changed {
+		if err := e.bootableVersions(name); err != nil {
+			return err
+		}
+	}
 	for name := range e.dirty {
 		for role, a := range e.granted(name) {
 			if have := len(a.keyIDs); have < a.threshold {
@@ -74,6 +81,34 @@ func (e *Edit) signable() error {
 		}
 	}
 	return nil
+}
+
+// bootableVersions looks at the images that are new in a role, also in a draft that was
+// edited by hand.
+func (e *Edit) bootableVersions(role string) error {
+	t, ok := e.roles[role].(*targetsMD)
+	if !ok {
+		return nil
+	}
+	old, _ := e.published.roles[role].(*targetsMD)
+	for name, f := range t.Signed.Targets {
+		if f.Custom == nil || old != nil && customOf(old.Signed.Targets[name]) == string(*f.Custom) {
+			continue
+		}
+		if c, err := image.ParseCustom(*f.Custom); err == nil {
+			if err := floor.CheckPublished(c.Version); err != nil {
+				return fmt.Errorf("%w: target %q: %w", ErrChange, name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func customOf(f *metadata.TargetFiles) string {
+	if f == nil || f.Custom == nil {
+		return ""
+	}
+	return string(*f.Custom)
 }
 
 // granted are the roles whose keys the role called name says.

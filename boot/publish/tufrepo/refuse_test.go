@@ -58,6 +58,7 @@ func TestImpossibleChanges(t *testing.T) {
 		{"no targets role \"root\"", []tufrepo.Change{target(tufrepo.Target{Role: "root", Name: "x"})}},
 		{"targets has no target", []tufrepo.Change{tufrepo.RemoveTarget("targets", "x")}},
 		{"refers to the target \"rv\"", []tufrepo.Change{target(tufrepo.Target{Name: "x", Custom: linux})}},
+		{"a new machine takes none above", []tufrepo.Change{target(tufrepo.Target{Name: "rv"}), target(tufrepo.Target{Name: "x", Custom: []byte(strings.Replace(string(linux), `"version":1`, `"version":70368744177665`, 1))})}},
 		{"no device would find the target in role team", []tufrepo.Change{delegate("team", pub), target(tufrepo.Target{Role: "team", Name: "y/x"})}},
 		{"within 32 delegated roles", append(delegations(32), target(tufrepo.Target{Role: "team-31", Name: "x/x"}))},
 		{"devices would take \"x/x\" from role team-0, not from team-1", append(delegations(2), target(tufrepo.Target{Role: "team-0", Name: "x/x"}), target(tufrepo.Target{Role: "team-1", Name: "x/x"}))},
