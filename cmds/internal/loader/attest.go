@@ -86,7 +86,7 @@ func (a *attester) Hello(ctx context.Context) (*flow.Hello, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.floor.ordered, a.floor.healthy = h.RepairFloor != nil, h.HealthyVersion
+	a.floor.order, a.floor.healthy = h.RepairFloor, h.HealthyVersion
 	return &flow.Hello{Time: h.Clock(), HealthyVersion: h.HealthyVersion, RepairFloor: h.RepairFloor}, nil
 }
 

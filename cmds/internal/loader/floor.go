@@ -28,8 +28,8 @@ type nvFloor struct {
 	required bool
 	attested bool // attestd judges the boot, and knows whether the machine had a floor
 
-	healthy  uint64 // image version that attestd knows to have run well here
-	ordered  bool   // attestd orders to write it anew
+	healthy  uint64  // image version that attestd knows to have run well here
+	order    *uint64 // to write it anew with this image version, from attestd; nil without an order
 	repaired bool
 }
 
@@ -41,22 +41,32 @@ var (
 func (f *nvFloor) store() floor.Store { return floor.Store{TPM: f.tpm.tpm, PCR: f.tpm.imagePCR} }
 
 // accept refuses, before it is fetched, what Check would refuse afterwards, so that the next place of a source is asked.
-// Where attestd has ordered a repair, and where there is no floor, Check says what follows.
+// An order of attestd's is carried out by Check, but not for an image below the floor that it orders. Where there is
+// neither, Check says what follows.
 func (f *nvFloor) accept(ctx context.Context, c *flow.Candidate) error {
 	if f.tpm.tpm == nil {
 		return nil // a dry run, or a machine whose floor is no such
 	}
-	if err := outdated(c, f.healthy); err != nil || f.ordered {
+	if err := outdated(c, f.healthy); err != nil {
 		return err
 	}
+	image := floor.Record{ImageVersion: signedVersion(c)}
 	r, err := f.store().Read(ctx)
-	if floor.Destroyed(err) {
+	if err == nil {
+		err = r.Check(image)
+	}
+	switch {
+	case f.order != nil && lost(err):
+		return floor.Record{ImageVersion: *f.order}.Check(image)
+	case floor.Destroyed(err):
 		return nil
 	}
-	if err == nil {
-		err = r.Check(floor.Record{ImageVersion: signedVersion(c)})
-	}
 	return err
+}
+
+// lost tells whether an order of attestd's is needed to go on: the floor is gone, or shuts the image out.
+func lost(err error) bool {
+	return floor.Destroyed(err) || errors.Is(err, floor.ErrRollback) || errors.Is(err, floor.ErrJump)
 }
 
 // outdated refuses what attestd would deny once it is measured: an image below the version that it knows to have run well
@@ -82,9 +92,8 @@ func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 	if err == nil {
 		err = r.Check(candidateRecord(c))
 	}
-	lost := floor.Destroyed(err) || errors.Is(err, floor.ErrRollback) || errors.Is(err, floor.ErrJump)
 	switch {
-	case lost && hello != nil && hello.RepairFloor != nil:
+	case lost(err) && hello != nil && hello.RepairFloor != nil:
 		return f.repair(ctx, c, hello)
 	case f.dispensable(err, c):
 		return nil
@@ -218,7 +227,7 @@ type tufFloor struct{ *nvFloor }
 
 func (f tufFloor) Check(ctx context.Context, s tuf.State) error {
 	r, err := f.store().Read(ctx)
-	if floor.Destroyed(err) || f.ordered {
+	if floor.Destroyed(err) || f.order != nil {
 		return nil // the flow decides, when it has the candidate
 	}
 	if err != nil {

@@ -131,23 +131,18 @@ func (m *Machine) fromTUF(ctx context.Context, src *config.Source, conf tuf.Conf
 	if err != nil {
 		return nil, err
 	}
-	found, err := image.Load(ctx, client, src.Target, runtime.GOARCH)
+	state, err := client.State()
 	if err != nil {
 		return nil, err
 	}
-	state, err := client.State()
+	c := &flow.Candidate{Vouched: true, Trust: tufTrust{state, client.SignedTime()}}
+	found, err := image.Load(ctx, client, src.Target, runtime.GOARCH, func(signed *image.Image) error {
+		c.Ref = fmt.Sprintf("%s version %d", src.Target, signed.Version)
+		c.Provenance, c.Version = []event.Record{signed.Provenance}, signed.Version
+		return m.floor.accept(ctx, c)
+	})
 	if err != nil {
-		return nil, errors.Join(err, found.Close())
-	}
-	c := &flow.Candidate{
-		Ref:        fmt.Sprintf("%s version %d", src.Target, found.Version),
-		Provenance: []event.Record{found.Provenance},
-		Version:    found.Version,
-		Vouched:    true,
-		Trust:      tufTrust{state, client.SignedTime()},
-	}
-	if err := m.floor.accept(ctx, c); err != nil {
-		return nil, errors.Join(fmt.Errorf("target %q: %w", src.Target, err), found.Close())
+		return nil, err
 	}
 	switch found.Kind {
 	case image.KindOCI:

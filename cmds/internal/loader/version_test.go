@@ -235,3 +235,41 @@ func TestVersionWithoutFloor(t *testing.T) {
 	w.conf.Attestd, w.conf.ServerKey, w.conf.ReleaseKey = nil, nil, nil
 	w.refuses(floor.ErrMissing)
 }
+
+// TestTUFVersionBeforeDownload: an image whose signed version is below the floor is refused by its metadata alone. The
+// floor refused it before, too, but only when all of it had been fetched, in every round of every boot.
+func TestTUFVersionBeforeDownload(t *testing.T) {
+	w := newWorld(t)
+	r := w.repo(1)
+	r.AddArtifact("targets", "kernel", []byte(kernelOf(2)))
+	publish(t, r, 2)
+	w.trustVersion("os-2", kernelOf(2), initrdText, 2)
+	w.boots(event.FloorNV)
+	w.reportHealth()
+	w.boots(event.FloorNV)
+	publish(t, r, 1)
+	r.Forget()
+	w.refuses(floor.ErrRollback)
+	if asked := r.ArtifactRequests(); len(asked) > 0 {
+		t.Errorf("targets were asked for: %v", asked)
+	}
+}
+
+// TestOrderedVersionBeforeDownload: attestd orders to write the floor anew for version 2. Version 1 is not fetched for
+// that either: a disk image would be on the disk by the time that Check says so.
+func TestOrderedVersionBeforeDownload(t *testing.T) {
+	w := newWorld(t)
+	r := w.repo(1)
+	w.boots(event.FloorNV)
+	w.undefine()
+	w.repairFloor(2)
+	r.Forget()
+	w.refuses(floor.ErrRollback)
+	if asked := r.ArtifactRequests(); len(asked) > 0 {
+		t.Errorf("targets were asked for: %v", asked)
+	}
+	r.AddArtifact("targets", "kernel", []byte(kernelOf(2)))
+	publish(t, r, 2)
+	w.trustVersion("os-2", kernelOf(2), initrdText, 2)
+	w.boots(event.FloorRepaired)
+}

@@ -36,9 +36,12 @@ type Image struct {
 // [KindOCI] there is nothing to download: the caller takes the image with that
 // digest from a registry. architecture is the one of the machine, in GOARCH form.
 //
+// What is signed of the image is shown to admit before anything is downloaded; an
+// error of admit's ends the work. It may be nil.
+//
 // The error is [tuf.ErrNoTarget] if there is no such target and [ErrInvalid] if
 // it cannot be booted here.
-func Load(ctx context.Context, c Client, name, architecture string) (*Image, error) {
+func Load(ctx context.Context, c Client, name, architecture string, admit func(*Image) error) (*Image, error) {
 	t, err := c.Find(ctx, name)
 	if err != nil {
 		return nil, err
@@ -53,6 +56,11 @@ func Load(ctx context.Context, c Client, name, architecture string) (*Image, err
 	img := &Image{Custom: *custom}
 	if img.Provenance, err = c.Provenance(t); err != nil {
 		return nil, err
+	}
+	if admit != nil {
+		if err := admit(img); err != nil {
+			return nil, fmt.Errorf("target %q: %w", name, err)
+		}
 	}
 	switch img.Kind {
 	case KindOCI:

@@ -190,7 +190,7 @@ func TestLoad(t *testing.T) {
 		"linux": {"linux", "ro", "kernel", "initrd", "", ""},
 		"oci":   {"oci", "", "", "", "", digest},
 	} {
-		img, err := Load(t.Context(), f, name, "amd64")
+		img, err := Load(t.Context(), f, name, "amd64", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,13 +223,13 @@ func TestLoadRefuses(t *testing.T) {
 		"broken":  {tuf.ErrNoTarget, ""},
 		"foreign": {ErrInvalid, "it is for riscv64, this is amd64"},
 	} {
-		if _, err := Load(t.Context(), f, name, "amd64"); !errors.Is(err, want.err) || !strings.Contains(err.Error(), want.message) {
+		if _, err := Load(t.Context(), f, name, "amd64", nil); !errors.Is(err, want.err) || !strings.Contains(err.Error(), want.message) {
 			t.Errorf("%s: %v, want %v with %q", name, err, want.err, want.message)
 		}
 	}
 	for target, broken := range map[string][]string{"linux": {"linux", "k", "i", "linux provenance"}, "uki": {"uki", "uki provenance"}} {
 		for _, f.broken = range broken {
-			if _, err := Load(t.Context(), f, target, "amd64"); !errors.Is(err, errMedium) {
+			if _, err := Load(t.Context(), f, target, "amd64", nil); !errors.Is(err, errMedium) {
 				t.Errorf("%s, of which %s fails: %v", target, f.broken, err)
 			}
 		}
