@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/sealboot/sealboot/attest/verify"
@@ -36,7 +37,6 @@ func (s *Set) Add(d Document) {
 type Device struct {
 	Profiles           []string // names of the profiles it may match; empty means any of the set
 	Images             []string // names of the images it may run; empty means any of the set
-	MinImageVersion    uint64   // the highest version it has run
 	RequireEndorsement bool     // a TPM maker's certificate must vouch for the EK
 	// AllowUnmeasured accepts PCR 0-7 all zero and no firmware log, for a board whose firmware has no TPM driver. What
 	// such a device says of itself is worth nothing but its EK.
@@ -49,16 +49,35 @@ type Appraisal struct {
 	Loader  *Loader  // nil if unknown
 	Profile *Profile // nil if unknown, or unmeasured
 	Reasons []wire.Reason
+
+	Proven   History // what the evidence shows, to be remembered when the boot is acknowledged
+	WentBack string  // in what it is older than the device's history; empty if in nothing. No reason to deny
 }
 
 func (a *Appraisal) deny(r wire.Reason) { a.Reasons = append(a.Reasons, r) }
 
-// Appraise compares facts with the policy. It collects one reason from each part, so that one denial tells everything.
-func (s *Set) Appraise(v *verify.Verified, d Device) *Appraisal {
+// Appraise compares facts with the policy, and with what the device has proven before: the whole verdict but for what
+// only the server knows (its state, a challenge used twice). It collects one reason from each part, so that one denial
+// tells everything.
+func (s *Set) Appraise(v *verify.Verified, d Device, before History) *Appraisal {
 	a := &Appraisal{}
+	s.appraiseDocuments(a, v, d, before)
+	a.Proven = History{Bank: v.PCRs.Bank, Floor: floorOf(v)}
+	if a.Image != nil {
+		a.Proven.ImageVersion = int64(min(a.Image.ImageVersion, math.MaxInt64))
+	}
+	if a.Profile != nil {
+		a.Proven.RootOfTrust = a.Profile.RootOfTrust.Strength()
+	}
+	appraiseHistory(a, d, before)
+	return a
+}
+
+// appraiseDocuments compares facts with the documents.
+func (s *Set) appraiseDocuments(a *Appraisal, v *verify.Verified, d Device, before History) {
 	if s.Rules == nil {
 		a.deny(wire.Reason{Code: wire.CodePolicy, Detail: "this site has no rules document; add one with sealboot policy"})
-		return a
+		return
 	}
 	if bank := pcr.BankName(v.PCRs.Bank); !s.Rules.acceptsBank(bank) {
 		a.deny(wire.Reason{Code: wire.CodePolicy, Found: bank, Detail: "the rules accept no evidence in this PCR bank; activate SHA-256 in the " +
@@ -76,9 +95,8 @@ func (s *Set) Appraise(v *verify.Verified, d Device) *Appraisal {
 		s.appraiseLoader(a, v)
 		s.appraisePlatform(a, v, d)
 	}
-	s.appraiseImage(a, v, d)
+	s.appraiseImage(a, v, d, before)
 	s.appraiseAuthority(a, v)
-	return a
 }
 
 // unmeasured tells whether nothing was measured before the loader.
@@ -104,7 +122,7 @@ func recordsOf(v *verify.Verified, index int) []event.Record {
 }
 
 // appraiseImage compares PCR 12 with the images.
-func (s *Set) appraiseImage(a *Appraisal, v *verify.Verified, d Device) {
+func (s *Set) appraiseImage(a *Appraisal, v *verify.Verified, d Device, before History) {
 	found := recordsOf(v, v.ImagePCR)
 	if n := len(found); n > 0 && found[n-1].Type == event.TypeCap && v.Device.Phase == wire.PhaseRenew {
 		found = found[:n-1]
@@ -124,9 +142,9 @@ func (s *Set) appraiseImage(a *Appraisal, v *verify.Verified, d Device) {
 		a.deny(wire.Reason{Code: wire.CodeImage, PCR: wire.At(v.ImagePCR), Found: a.Image.Name,
 			Detail: "the image is known, but not for this device"})
 	}
-	if a.Image.ImageVersion < d.MinImageVersion {
+	if healthy := uint64(max(before.HealthyVersion, 0)); a.Image.ImageVersion < healthy {
 		a.deny(wire.Reason{Code: wire.CodeRollback, PCR: wire.At(v.ImagePCR), Event: a.Image.Name,
-			Expected: fmt.Sprintf("version %d or newer", d.MinImageVersion), Found: fmt.Sprintf("version %d", a.Image.ImageVersion)})
+			Expected: fmt.Sprintf("version %d or newer", healthy), Found: fmt.Sprintf("version %d", a.Image.ImageVersion)})
 	}
 }
 

@@ -101,7 +101,7 @@ func TestDenialNamesWhatDiffers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v, set := good(t)
 			c.change(v, set)
-			a := set.Appraise(v, Device{})
+			a := set.Appraise(v, Device{}, History{})
 			if len(a.Reasons) != 1 {
 				t.Fatalf("reasons %v, want one", a.Reasons)
 			}

@@ -132,7 +132,7 @@ func TestRenewalRoot(t *testing.T) {
 	twin.Rules = append(twin.Rules, PCRRule{PCR: 3, Match: MatchSequence, Events: []ProfileEvent{{Digests: []Digests{{"sha256": digestOf("other")}}}}})
 	set.Add(&twin)
 	set.Add(DefaultRules("rules", RootVirtual, RootHardware))
-	if a := set.Appraise(v, Device{}); len(a.Reasons) > 0 || a.Profile.RootOfTrust != RootVirtual {
+	if a := set.Appraise(v, Device{}, History{}); len(a.Reasons) > 0 || a.Profile.RootOfTrust != RootVirtual {
 		t.Fatalf("boot: %v, %v", a.Profile, a.Reasons)
 	}
 	v.Device.Phase = wire.PhaseRenew
@@ -143,7 +143,7 @@ func TestRenewalRoot(t *testing.T) {
 	}
 	v.PCRs = quoted
 	v.Loader = append(v.Loader, cel.Entry{PCR: event.PCRImage, Record: event.CapRecord()})
-	if a := set.Appraise(v, Device{}); len(a.Reasons) > 0 || a.Profile.RootOfTrust != RootHardware {
+	if a := set.Appraise(v, Device{}, History{}); len(a.Reasons) > 0 || a.Profile.RootOfTrust != RootHardware {
 		t.Errorf("renewal: %v, %v; want the stronger platform", a.Profile, a.Reasons)
 	}
 }
@@ -170,7 +170,7 @@ func TestRecordProfileRefusesOtherPrograms(t *testing.T) {
 
 func TestAppraiseGood(t *testing.T) {
 	v, set := good(t)
-	a := set.Appraise(v, Device{MinImageVersion: 2, Images: []string{"os-2"}, Profiles: []string{"ovmf"}})
+	a := set.Appraise(v, Device{Images: []string{"os-2"}, Profiles: []string{"ovmf"}}, History{HealthyVersion: 2})
 	if len(a.Reasons) != 0 || a.Image == nil || a.Image.Name != "os-2" || a.Loader == nil || a.Profile == nil {
 		t.Errorf("Appraise() = %+v", a)
 	}
@@ -179,7 +179,7 @@ func TestAppraiseGood(t *testing.T) {
 	v.Loader = append(v.Loader, cel.Entry{PCR: event.PCRImage, Record: event.CapRecord()})
 	v.PCRs.Index, v.PCRs.Values = []int{0, 2, 4, 7, 12, 13}, v.PCRs.Values[:6]
 	v.Firmware = slices.DeleteFunc(slices.Clone(v.Firmware), func(e fwlog.Event) bool { return e.PCR == stubPCR })
-	if a := set.Appraise(v, Device{}); len(a.Reasons) != 0 {
+	if a := set.Appraise(v, Device{}, History{}); len(a.Reasons) != 0 {
 		t.Errorf("renewal: %v", a.Reasons)
 	}
 }
@@ -240,7 +240,6 @@ func TestAppraiseDenies(t *testing.T) {
 			v.Loader = append(v.Loader, cel.Entry{PCR: event.PCRImage, Record: event.Record{Type: event.TypeDiskUnverified}})
 		}, wire.CodeUnverified, "disk-unverified"},
 		"image of another device": {func(_ *verify.Verified, _ *Set, d *Device) { d.Images = []string{"os-1"} }, wire.CodeImage, ""},
-		"rollback":                {func(_ *verify.Verified, _ *Set, d *Device) { d.MinImageVersion = 3 }, wire.CodeRollback, "os-2"},
 		"no endorsement": {func(v *verify.Verified, _ *Set, d *Device) {
 			d.RequireEndorsement, v.Endorsement = true, verify.ErrNoCertificate
 		}, wire.CodeEK, ""},
@@ -297,7 +296,7 @@ func TestAppraiseDenies(t *testing.T) {
 			v, set := good(t)
 			var d Device
 			c.change(v, set, &d)
-			a := set.Appraise(v, d)
+			a := set.Appraise(v, d, History{})
 			if len(a.Reasons) == 0 || a.Reasons[0].Code != c.code || a.Reasons[0].Event != c.event {
 				t.Errorf("reasons %v, want %s about %q first", a.Reasons, c.code, c.event)
 			}
@@ -317,7 +316,7 @@ func TestUnquotedBankIsNotBelieved(t *testing.T) {
 			}
 		}
 	}
-	if a := set.Appraise(v, Device{}); len(a.Reasons) == 0 || a.Reasons[0].Code != wire.CodeFirmware {
+	if a := set.Appraise(v, Device{}, History{}); len(a.Reasons) == 0 || a.Reasons[0].Code != wire.CodeFirmware {
 		t.Errorf("accepted digests of a bank that was not quoted: %v", a.Reasons)
 	}
 }
@@ -327,14 +326,14 @@ func TestAllowances(t *testing.T) {
 	v.Loader = append(v.Loader, cel.Entry{PCR: event.PCRImage, Record: event.Record{Type: event.TypeDiskUnverified}})
 	set.Rules.AllowUnverifiedDisk = true
 	set.Rules.Authority[2].Detail = map[string][]string{"keys": {"k3", "k2"}}
-	if a := set.Appraise(v, Device{}); len(a.Reasons) != 0 {
+	if a := set.Appraise(v, Device{}, History{}); len(a.Reasons) != 0 {
 		t.Errorf("allowed, but: %v", a.Reasons)
 	}
 	for i := range 8 {
 		v.PCRs.Values[i] = pcr.Zero(tpm2.TPMAlgSHA256)
 	}
 	v.Firmware = nil
-	if a := set.Appraise(v, Device{AllowUnmeasured: true}); len(a.Reasons) != 0 {
+	if a := set.Appraise(v, Device{AllowUnmeasured: true}, History{}); len(a.Reasons) != 0 {
 		t.Errorf("unmeasured and allowed, but: %v", a.Reasons)
 	}
 }

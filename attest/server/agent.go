@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/sealboot/sealboot/attest/agent/api"
+	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/wire"
 )
@@ -41,13 +42,13 @@ func (s *Server) agent(h agentHandler) handler {
 		if err := h(ctx, d, id.Decision, body); err != nil {
 			return nil, err
 		}
-		versions, err := s.Store.Versions(ctx, d.ID)
+		past, err := s.history(ctx, d.ID)
 		if err != nil {
 			return nil, err
 		}
 		return json.Marshal(api.Identity{
 			Site: s.Site.Name, Device: d.ID, Label: d.Label, Decision: id.Decision, Image: d.Confirmed.Image,
-			Version: d.Confirmed.Version, Healthy: versions[versionHealthy], Time: s.Now().Unix(),
+			Version: d.Confirmed.Version, Healthy: past.HealthyVersion, Time: s.Now().Unix(),
 		})
 	}
 }
@@ -64,14 +65,12 @@ func (s *Server) health(ctx context.Context, d store.Device, decision string, bo
 	if d.Confirmed.Decision == "" || m.Boot != d.Confirmed.Decision {
 		return refuse(http.StatusConflict, wire.CodePolicy, "this is not the device's last acknowledged boot", nil)
 	}
-	versions, err := s.Store.Versions(ctx, d.ID)
-	if err != nil {
+	past, err := s.history(ctx, d.ID)
+	if err != nil || past.HealthyVersion >= d.Confirmed.Version {
 		return err
 	}
-	if versions[versionHealthy] >= d.Confirmed.Version {
-		return nil
-	}
-	return s.Store.RaiseVersions(ctx, d.ID, map[string]int64{versionHealthy: d.Confirmed.Version}, store.Event{
+	healthy := policy.History{HealthyVersion: d.Confirmed.Version}
+	return s.Store.RaiseVersions(ctx, d.ID, healthy.Numbers(), store.Event{
 		Kind: "health", Decision: decision, Detail: map[string]string{"image": d.Confirmed.Image},
 	})
 }

@@ -190,33 +190,12 @@ func TestRenewalTells(t *testing.T) {
 		}
 		docs = append(docs, store.Document{Body: raw})
 	}
-	appraise, err := parseDocuments(docs)
+	set, err := parseDocuments(docs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := appraise(v, policy.Device{})
-	if f.versions[versionRoot] != int64(policy.RootHardware.Strength()) || f.versions[versionBank] != int64(tpm2.TPMAlgSHA256) {
-		t.Errorf("versions %v", f.versions)
-	}
-}
-
-// TestOtherBank: what a device has proven in one bank is not taken from another.
-func TestOtherBank(t *testing.T) {
-	in := func(bank tpm2.TPMAlgID) map[string]int64 { return map[string]int64{versionBank: int64(bank)} }
-	pinned := store.Device{Policy: store.DevicePolicy{Profiles: []string{"box"}}}
-	for name, c := range map[string]struct {
-		now, seen map[string]int64
-		device    store.Device
-		denied    bool
-	}{
-		"first boot":       {now: in(tpm2.TPMAlgSHA384)},
-		"the same":         {now: in(tpm2.TPMAlgSHA256), seen: in(tpm2.TPMAlgSHA256)},
-		"another":          {now: in(tpm2.TPMAlgSHA384), seen: in(tpm2.TPMAlgSHA256), denied: true},
-		"and back":         {now: in(tpm2.TPMAlgSHA256), seen: in(tpm2.TPMAlgSHA384), denied: true},
-		"operator says so": {now: in(tpm2.TPMAlgSHA384), seen: in(tpm2.TPMAlgSHA256), device: pinned},
-	} {
-		if got := otherBank(finding{versions: c.now}, c.device, c.seen); (len(got) > 0) != c.denied {
-			t.Errorf("%s: %v", name, got)
-		}
+	proven := set.Appraise(v, policy.Device{}, policy.History{}).Proven
+	if proven.RootOfTrust != policy.RootHardware.Strength() || proven.Bank != tpm2.TPMAlgSHA256 {
+		t.Errorf("proven %+v", proven)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
+	"github.com/sealboot/sealboot/attest/policy"
 	"github.com/sealboot/sealboot/attest/result"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/verify"
@@ -24,12 +24,12 @@ const waitForTurn = 10 * time.Second
 type decision struct {
 	id      string
 	verdict *verify.Verdict
-	found   finding
+	found   *policy.Appraisal // never nil; empty if nothing was verified
 	device  store.Device
-	seen    map[string]int64 // highest versions the device has proven
-	answer  []byte           // M4
-	ack     []byte           // what M5 must carry
-	dropped count            // denials of the device that were not recorded before this one
+	history policy.History // what the device has proven before
+	answer  []byte         // M4
+	ack     []byte         // what M5 must carry
+	dropped count          // denials of the device that were not recorded before this one
 }
 
 // evidence answers M3 with M4. The order is: judge, make the answer in memory, then claim the challenge
@@ -107,7 +107,7 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 		s.metrics.busy.Add(1)
 		return nil, refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "", errors.New("too much evidence at once"))
 	}
-	appraise, err := s.appraisers.get(ctx, s.Store)
+	appraiser, err := s.appraisers.get(ctx, s.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -115,22 +115,29 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 	if _, err := rand.Read(id); err != nil {
 		return nil, err
 	}
-	d := &decision{id: hex.EncodeToString(id)}
+	d := &decision{id: hex.EncodeToString(id), found: new(policy.Appraisal)}
 	start := time.Now()
-	var failed error
-	d.verdict = s.verifier.Judge(s.Now(), m3, func(v *verify.Verified) []wire.Reason {
-		if failed = s.know(ctx, d, v.Device.ID()); failed != nil {
-			return []wire.Reason{{Code: wire.CodeDevice}}
+	d.verdict = s.verifier.Verify(s.Now(), m3)
+	if v := d.verdict.Verified; v != nil {
+		if err := s.know(ctx, d, v.Device.ID()); err != nil {
+			return nil, err
 		}
-		d.found = appraise(v, s.rulesFor(d.device, d.seen))
-		return slices.Concat(d.found.reasons, floorGone(d.found, d.seen), weaker(d.found, d.device, d.seen), otherBank(d.found, d.device, d.seen))
-	})
-	if failed != nil {
-		return nil, failed
+		d.verdict.Appraise(func(v *verify.Verified) []wire.Reason {
+			d.found = appraiser.Appraise(v, s.rulesFor(d.device), d.history)
+			return d.found.Reasons
+		})
 	}
 	s.metrics.judging.Add(int64(time.Since(start)))
 	s.metrics.judged.Add(1)
 	return d, nil
+}
+
+// image is the name and version of what runs; empty if it is unknown.
+func (d *decision) image() (name string, version int64) {
+	if d.found.Image == nil {
+		return "", 0
+	}
+	return d.found.Image.Name, d.found.Proven.ImageVersion
 }
 
 // know looks the device up, once for each decision.
@@ -143,7 +150,7 @@ func (s *Server) know(ctx context.Context, d *decision, ek string) (err error) {
 	} else if err != nil {
 		return err
 	}
-	d.seen, err = s.Store.Versions(ctx, d.device.ID)
+	d.history, err = s.history(ctx, d.device.ID)
 	return err
 }
 
@@ -185,9 +192,10 @@ func (s *Server) secrets(d *decision, cert []byte) (*wire.Secrets, error) {
 	if err != nil {
 		return nil, err
 	}
+	image, version := d.image()
 	res, err := result.Sign(s.Site.ServerKey, result.Result{
 		Issuer: s.Site.Name, Device: d.device.ID, Decision: d.id, IssuedAt: s.Now().Unix(), Tier: d.device.Tier,
-		Image: d.found.image, Version: d.found.version, FirstBoot: d.device.MayFormat, URL: s.Site.URL, ServerKey: serverKey,
+		Image: image, Version: version, FirstBoot: d.device.MayFormat, URL: s.Site.URL, ServerKey: serverKey,
 	})
 	if err != nil {
 		return nil, err
@@ -204,11 +212,12 @@ func (s *Server) secrets(d *decision, cert []byte) (*wire.Secrets, error) {
 
 // record is what the store keeps of the decision.
 func (s *Server) record(d *decision, remote string) store.Decision {
-	status := store.Status{Time: s.Now(), Phase: string(d.verdict.Claimed.Phase), Image: d.found.image, Version: d.found.version,
+	image, version := d.image()
+	status := store.Status{Time: s.Now(), Phase: string(d.verdict.Claimed.Phase), Image: image, Version: version,
 		Loader: wire.Clean(d.verdict.Claimed.Loader)}
 	event := store.Event{Phase: status.Phase, Detail: map[string]string{"remote": remote, "loader": status.Loader}}
-	if d.found.image != "" {
-		event.Detail["image"] = d.found.image
+	if image != "" {
+		event.Detail["image"] = image
 	}
 	if c := d.dropped; c.n > 0 {
 		event.Detail["unrecorded"] = fmt.Sprintf("%d denials since %s", c.n, c.since.UTC().Format(time.RFC3339))
@@ -223,12 +232,12 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 		event.Detail["resets"], event.Detail["restarts"] = fmt.Sprint(v.Clock.ResetCount), fmt.Sprint(v.Clock.RestartCount)
 	}
 	if out.Allow {
-		if status.Reason = wentBack(d.found, d.seen); status.Reason != "" {
+		if status.Reason = d.found.WentBack; status.Reason != "" {
 			event.Reason = status.Reason
 		}
 		if v := d.verdict.Verified; v.Device.Phase == wire.PhaseBoot {
 			out.Ack = ackHash(d.ack)
-			out.Effects = store.Effects{Status: status, Versions: d.found.versions, Released: d.device.Orders}
+			out.Effects = store.Effects{Status: status, Versions: d.found.Proven.Numbers(), Released: d.device.Orders}
 			if from := network(remote); from.IsValid() {
 				out.Effects.Status.Network = from.String()
 			}

@@ -149,23 +149,36 @@ func (w testWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// appraiseFunc is a policy that is a function.
+type appraiseFunc func(*verify.Verified, policy.Device, policy.History) *policy.Appraisal
+
+func (f appraiseFunc) Appraise(v *verify.Verified, d policy.Device, h policy.History) *policy.Appraisal {
+	return f(v, d, h)
+}
+
 // admitAll is an appraisal policy that agrees to everything but an image whose kernel is "evil".
-func admitAll([]store.Document) (appraiseFunc, error) {
-	return func(v *verify.Verified, d policy.Device) finding {
-		f := finding{image: "os-2", version: 2, versions: map[string]int64{"image": 2}}
+func admitAll([]store.Document) (appraiser, error) {
+	return appraiseFunc(func(v *verify.Verified, _ policy.Device, h policy.History) *policy.Appraisal {
+		runs := func(name string, version int64) *policy.Appraisal {
+			return &policy.Appraisal{
+				Image:  &policy.Image{Header: policy.Header{Name: name}, ImageVersion: uint64(version)},
+				Proven: policy.History{ImageVersion: version},
+			}
+		}
+		a := runs("os-2", 2)
 		for _, e := range v.Loader {
 			switch {
 			case e.Record.Name == "kernel" && e.Record.Detail["name"] == "evil":
-				f.reasons = []wire.Reason{{Code: wire.CodeImage, PCR: wire.At(12), Event: "artifact kernel", Detail: "no known image"}}
+				a.Reasons = []wire.Reason{{Code: wire.CodeImage, PCR: wire.At(12), Event: "artifact kernel", Detail: "no known image"}}
 			case e.Record.Name == "kernel" && e.Record.Detail["name"] == "old":
-				f.image, f.version, f.versions = "os-1", 1, map[string]int64{"image": 1}
+				a = runs("os-1", 1)
 			}
 		}
-		if uint64(f.version) < d.MinImageVersion {
-			f.reasons = []wire.Reason{{Code: wire.CodeRollback}}
+		if a.Proven.ImageVersion < h.HealthyVersion {
+			a.Reasons = []wire.Reason{{Code: wire.CodeRollback}}
 		}
-		return f
-	}, nil
+		return a
+	}), nil
 }
 
 // machine is a device with a TPM of its own.

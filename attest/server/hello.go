@@ -41,11 +41,11 @@ func (s *Server) addFloor(ctx context.Context, answer *wire.Hello, ek string) er
 	if err != nil {
 		return err
 	}
-	versions, err := s.Store.Versions(ctx, d.ID)
+	h, err := s.history(ctx, d.ID)
 	if err != nil {
 		return err
 	}
-	answer.HealthyVersion, answer.Orders = uint64(versions[versionHealthy]), uint64(d.Orders)
+	answer.HealthyVersion, answer.Orders = uint64(h.HealthyVersion), uint64(d.Orders)
 	if d.RepairFloor != nil {
 		floor := uint64(*d.RepairFloor)
 		answer.RepairFloor = &floor

@@ -157,14 +157,14 @@ func TestQuarantinedWhileJudged(t *testing.T) {
 	var quarantine atomic.Bool
 	quarantine.Store(true)
 	l = newLabWith(t, func(s *Server) {
-		s.appraisers.parse = func(docs []store.Document) (appraiseFunc, error) {
-			appraise, err := admitAll(docs)
-			return func(v *verify.Verified, d policy.Device) finding {
+		s.appraisers.parse = func(docs []store.Document) (appraiser, error) {
+			admits, err := admitAll(docs)
+			return appraiseFunc(func(v *verify.Verified, d policy.Device, h policy.History) *policy.Appraisal {
 				if quarantine.Load() {
 					set(store.Quarantined)
 				}
-				return appraise(v, d)
-			}, err
+				return admits.Appraise(v, d, h)
+			}), err
 		}
 	})
 	m := l.machine(1)

@@ -19,10 +19,10 @@ import (
 )
 
 // denyAll is a policy that a stranger's evidence meets.
-func denyAll([]store.Document) (appraiseFunc, error) {
-	return func(*verify.Verified, policy.Device) finding {
-		return finding{reasons: []wire.Reason{{Code: wire.CodeImage, Detail: "no"}}}
-	}, nil
+func denyAll([]store.Document) (appraiser, error) {
+	return appraiseFunc(func(*verify.Verified, policy.Device, policy.History) *policy.Appraisal {
+		return &policy.Appraisal{Reasons: []wire.Reason{{Code: wire.CodeImage, Detail: "no"}}}
+	}), nil
 }
 
 // TestDenialsFillNoAuditLog sends, as anyone can who knows an EK's public key, evidence that is denied.

@@ -75,31 +75,54 @@ func (v *Verdict) Deny(r wire.Reason) {
 	v.Reasons = append(v.Reasons, r)
 }
 
-// Appraiser compares facts with the appraisal policy. No reasons means that the policy agrees.
+// Appraiser compares facts with the appraisal policy. No reasons means that the policy agrees. It is pure: what is known
+// of the device is loaded before.
 type Appraiser func(*Verified) []wire.Reason
 
-// Judge judges M3. It never panics and never returns nil; without an appraiser it denies.
-func (s *Site) Judge(now time.Time, m3 []byte, appraise Appraiser) (v *Verdict) {
+// Judge is Verify, and Appraise if the evidence holds.
+func (s *Site) Judge(now time.Time, m3 []byte, appraise Appraiser) *Verdict {
+	v := s.Verify(now, m3)
+	if v.Verified != nil {
+		v.Appraise(appraise)
+	}
+	return v
+}
+
+// Verify makes every check of M3 but policy. The verdict denies: with reasons, if a check failed; else Verified has
+// what was proven, for Appraise. It never panics and never returns nil.
+func (s *Site) Verify(now time.Time, m3 []byte) (v *Verdict) {
 	v = &Verdict{}
-	defer func() {
-		if p := recover(); p != nil {
-			v = &Verdict{Claimed: v.Claimed, Claim: v.Claim, Expires: v.Expires}
-			v.Deny(wire.Reason{Code: wire.CodeMalformed, Detail: "the evidence could not be parsed"})
-		}
-	}()
+	defer v.guard()
 	facts, err := s.facts(now, m3, v)
 	if err != nil {
 		v.Deny(reasonOf(err))
 		return v
 	}
 	v.Verified = facts
-	if appraise == nil {
-		v.Deny(wire.Reason{Code: wire.CodePolicy, Detail: "no appraisal policy"})
-		return v
-	}
-	v.Reasons = appraise(facts)
-	v.allowed = len(v.Reasons) == 0
 	return v
+}
+
+// Appraise has the policy judge what was verified; once. Only a verdict without reasons then allows. Without
+// an appraiser it denies.
+func (v *Verdict) Appraise(appraise Appraiser) {
+	defer v.guard()
+	switch {
+	case v.Verified == nil:
+		v.Deny(wire.Reason{Code: wire.CodeMalformed, Detail: "nothing was verified"})
+	case appraise == nil:
+		v.Deny(wire.Reason{Code: wire.CodePolicy, Detail: "no appraisal policy"})
+	default:
+		v.Reasons = append(v.Reasons, appraise(v.Verified)...)
+		v.allowed = len(v.Reasons) == 0
+	}
+}
+
+// guard makes a denial of a panic. What was verified until then counts for nothing.
+func (v *Verdict) guard() {
+	if p := recover(); p != nil {
+		*v = Verdict{Claimed: v.Claimed, Claim: v.Claim, Expires: v.Expires}
+		v.Deny(wire.Reason{Code: wire.CodeMalformed, Detail: "the evidence could not be parsed"})
+	}
 }
 
 func reasonOf(err error) wire.Reason {
