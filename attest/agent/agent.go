@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/attest/agent/api"
 	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/measure/atomicfile"
+	"github.com/sealboot/sealboot/measure/pause"
 	"github.com/sealboot/sealboot/measure/redact"
 )
 
@@ -63,7 +64,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		} else {
 			wait, reported = retryFirst, true
 		}
-		if !sleep(ctx, stretch(next)) {
+		if pause.For(ctx, stretch(next)) != nil {
 			return nil
 		}
 	}
@@ -211,15 +212,4 @@ func (a *Agent) client(ctx context.Context) (*http.Client, error) {
 func stretch(d time.Duration) time.Duration {
 	d = max(d, time.Second)
 	return d + rand.N(d/4+1)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

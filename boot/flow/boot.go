@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/measure/event"
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 // End says what happens when no source could be booted.
@@ -101,7 +102,7 @@ func (b *Boot) setDefaults() {
 		b.End = EndReboot
 	}
 	if b.Sleep == nil {
-		b.Sleep = sleep
+		b.Sleep = pause.For
 	}
 }
 
@@ -161,15 +162,4 @@ func backoff(n int) time.Duration {
 		d = min(d, firstPause<<(n-1))
 	}
 	return d/2 + rand.N(d/2)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

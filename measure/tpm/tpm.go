@@ -22,6 +22,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2/transport"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 // Timeouts of one command with all its repetitions, if the context of the call
@@ -77,7 +79,7 @@ func Open(ctx context.Context, addr string) (*TPM, error) {
 		if !errors.Is(err, syscall.EBUSY) && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("open TPM %s: %w", addr, err)
 		}
-		if sleep(ctx, wait) != nil {
+		if pause.For(ctx, wait) != nil {
 			return nil, fmt.Errorf("open TPM %s: %w (is the driver in the kernel, and nobody else using the TPM?)", addr, err)
 		}
 	}
@@ -144,7 +146,7 @@ func (t *TPM) send(ctx context.Context, command []byte) ([]byte, error) {
 		response, err := t.sendOnce(ctx, command)
 		if err == nil && notRun(response) || errors.Is(err, syscall.EBUSY) {
 			busy = true
-			if sleep(ctx, wait) == nil {
+			if pause.For(ctx, wait) == nil {
 				continue
 			}
 			err = t.gaveUp(ctx, command)
@@ -213,16 +215,4 @@ func (t *TPM) gaveUp(ctx context.Context, command []byte) error {
 		err = fmt.Errorf("%w: %w", ErrTimeout, err)
 	}
 	return fmt.Errorf("TPM %s, command %s: %w", t.addr, commandName(command), err)
-}
-
-// sleep waits for d or the end of ctx, whose error it returns.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/boot/base/memfd"
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	"github.com/sealboot/sealboot/boot/image/uki"
 	"github.com/sealboot/sealboot/boot/image/unpack"
 	"github.com/sealboot/sealboot/measure/event"
@@ -112,7 +113,7 @@ func (i *Image) unpackRoot(ctx context.Context, m *ocispec.Manifest, content Con
 		return err
 	})
 	if errors.Is(err, unpack.ErrTooLarge) {
-		return nil, fmt.Errorf("%w (a root in RAM can use half of the %d MiB that are available without its layers): %w", ErrMemory, (have+total)>>20, err)
+		return nil, fmt.Errorf("%w (a root in RAM can use half of the %d MiB that are available without its layers): %w", meminfo.ErrShort, (have+total)>>20, err)
 	}
 	return stats, err
 }

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 )
 
 // AnnotationUnpacked is an annotation of a container image's manifest: the
@@ -78,7 +80,7 @@ func containerNeeds(m *ocispec.Manifest) (Needs, error) {
 
 // Fits compares what an image needs, as its manifest tells, with the memory
 // that is available. Held says how many bytes of its blobs are in memory
-// already. Too little is a [MemoryError].
+// already. Too little is a [meminfo.ShortError].
 func Fits(manifest []byte, held int64, opts Options) error {
 	n, err := Estimate(manifest)
 	if err != nil {
@@ -89,7 +91,7 @@ func Fits(manifest []byte, held int64, opts Options) error {
 		return err
 	}
 	if n.RAM > have+held {
-		return &MemoryError{"the image", n.RAM, have + held}
+		return &meminfo.ShortError{What: "the image", Need: n.RAM, Available: have + held}
 	}
 	return nil
 }

@@ -1,18 +1,15 @@
 package osimage
 
 import (
-	"bufio"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	"github.com/sealboot/sealboot/boot/image/kexec"
 	"github.com/sealboot/sealboot/boot/image/unpack"
 	"github.com/sealboot/sealboot/measure/event"
@@ -78,7 +75,7 @@ func (i *Image) finish(opts *Options) error {
 		return err
 	}
 	if i.NeedsRAM > have {
-		return &MemoryError{"loading the image", i.NeedsRAM, have}
+		return &meminfo.ShortError{What: "loading the image", Need: i.NeedsRAM, Available: have}
 	}
 	return nil
 }
@@ -119,27 +116,6 @@ func (o *Options) deviceTree() bool {
 	// ACPI describes an arm64 machine does not.
 	_, err := os.Stat("/sys/firmware/devicetree/base/compatible")
 	return err == nil
-}
-
-// memAvailable asks the kernel, in bytes.
-func memAvailable() (int64, error) {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0, fmt.Errorf("find out how much memory is available: %w", err)
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		value, ok := strings.CutPrefix(s.Text(), "MemAvailable:")
-		if !ok {
-			continue
-		}
-		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("find out how much memory is available: %w", err)
-		}
-		return kib << 10, nil
-	}
-	return 0, errors.New("find out how much memory is available: /proc/meminfo does not say")
 }
 
 // newSection is the part of a file where an archive holds a member's content.

@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
@@ -33,8 +34,6 @@ var (
 	ErrUnsupported = errors.New("not a bootable image")
 	// ErrInvalid says that the image is of a known kind and broken.
 	ErrInvalid = errors.New("invalid image")
-	// ErrMemory is matched by [MemoryError].
-	ErrMemory = errors.New("not enough memory")
 )
 
 // Image is a complete image, ready to be measured and loaded.
@@ -107,22 +106,8 @@ func (o *Options) memAvailable() (int64, error) {
 	if o.MemAvailable != nil {
 		return o.MemAvailable()
 	}
-	return memAvailable()
+	return meminfo.Available()
 }
-
-// MemoryError says how much memory an image needs and how much there is.
-type MemoryError struct {
-	What            string
-	Need, Available int64 // bytes
-}
-
-func (e *MemoryError) Error() string {
-	return fmt.Sprintf("%s needs %d MiB of memory, %d MiB are available: use a smaller image or a machine with more RAM",
-		e.What, (e.Need+1<<20-1)>>20, e.Available>>20)
-}
-
-// Is matches ErrMemory.
-func (e *MemoryError) Is(target error) bool { return target == ErrMemory }
 
 // artifact makes a descriptor's entry of a published blob.
 func artifact(role string, d ocispec.Descriptor) (event.Artifact, error) {

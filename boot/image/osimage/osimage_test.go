@@ -24,6 +24,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/boot/base/memfd"
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	"github.com/sealboot/sealboot/boot/boottest/ukitest"
 	"github.com/sealboot/sealboot/boot/image/kexec"
 	"github.com/sealboot/sealboot/boot/image/uki"
@@ -385,8 +386,8 @@ func TestMemory(t *testing.T) {
 		{packed, 1 << 20, "a root in RAM can use half"},
 	} {
 		_, err := FromManifest(context.Background(), tc.manifest, store, Options{Arch: "amd64", MemAvailable: memory(tc.have)})
-		if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "MiB") {
-			t.Errorf("with %d bytes: %v, want %v with %q", tc.have, err, ErrMemory, tc.want)
+		if !errors.Is(err, meminfo.ErrShort) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "MiB") {
+			t.Errorf("with %d bytes: %v, want %v with %q", tc.have, err, meminfo.ErrShort, tc.want)
 		}
 	}
 	linux := manifestOf(t, "", config, nil, store.add(MediaTypeKernel, testKernel(), nil))
@@ -395,7 +396,7 @@ func TestMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer needs.Close()
-	for less, want := range map[int64]error{0: nil, 1: ErrMemory} {
+	for less, want := range map[int64]error{0: nil, 1: meminfo.ErrShort} {
 		i, err := FromManifest(context.Background(), linux, store, Options{MemAvailable: memory(needs.NeedsRAM - less)})
 		if !errors.Is(err, want) {
 			t.Errorf("with %d bytes less than it needs: %v, want %v", less, err, want)

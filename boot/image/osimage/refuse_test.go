@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sealboot/sealboot/boot/base/memfd"
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	"github.com/sealboot/sealboot/boot/boottest/ukitest"
 	"github.com/sealboot/sealboot/boot/image/kexec"
 	"github.com/sealboot/sealboot/boot/image/uki"
@@ -74,7 +75,7 @@ func TestRefuse(t *testing.T) {
 		"negative size":         {manifestOf(t, "", empty, nil, sized(kernel, -1)), ErrInvalid, "of -1 bytes"},
 		"empty config":          {manifestOf(t, "", sized(empty, 0), nil, kernel), nil, ""},
 		"sizes":                 {manifestOf(t, "", empty, nil, sized(kernel, math.MaxInt64), store.add(MediaTypeInitrd, []byte("i"), nil)), ErrInvalid, "manifest: blob"},
-		"largest size":          {manifestOf(t, "", empty, nil, sized(kernel, maxBlob)), ErrMemory, "the image needs"},
+		"largest size":          {manifestOf(t, "", empty, nil, sized(kernel, maxBlob)), meminfo.ErrShort, "the image needs"},
 		"larger":                {manifestOf(t, "", empty, nil, sized(kernel, maxBlob+1)), ErrInvalid, "manifest: blob"},
 		"helm chart":            {manifestOf(t, "", empty, nil, helm), ErrUnsupported, "no layer is a kernel"},
 		"no PE file":            {manifestOf(t, "", empty, nil, store.add(MediaTypeUKI, testKernel(), nil)), ErrInvalid, "PE"},

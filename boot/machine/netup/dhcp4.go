@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 var options4 = dhcpv4.WithRequestedOptions(
@@ -45,7 +46,7 @@ func search[O any](ctx context.Context, shun *shunned, server func(O) string,
 		}
 		if err != nil { // not heard, but not sent
 			bad = err
-			if sleep(ctx, time.Second) != nil {
+			if pause.For(ctx, time.Second) != nil {
 				return lease{}, bad
 			}
 			continue
@@ -56,7 +57,7 @@ func search[O any](ctx context.Context, shun *shunned, server func(O) string,
 		}
 		bad = fmt.Errorf("%s: %w", server(offer), err)
 		shun = shun.and(server(offer))
-		if sleep(ctx, time.Second) != nil {
+		if pause.For(ctx, time.Second) != nil {
 			return lease{}, bad
 		}
 	}

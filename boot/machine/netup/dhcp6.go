@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 // dhcp6 asks until it has a lease or ctx ends.
@@ -176,7 +177,7 @@ func (p *port) waitLinkLocal(ctx context.Context) error {
 				return nil
 			}
 		}
-		if err := sleep(ctx, pollEvery); err != nil {
+		if err := pause.For(ctx, pollEvery); err != nil {
 			return fmt.Errorf("no link-local address: %w", err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 // watchEvery is how often the kernel is asked for what it made of advertisements.
@@ -76,7 +78,7 @@ func (k *keeper) hold(ctx context.Context, r *result) error {
 func (k *keeper) watch(ctx context.Context, r *result) error {
 	dns := r.lease.dns
 	for {
-		if err := sleep(ctx, watchEvery); err != nil {
+		if err := pause.For(ctx, watchEvery); err != nil {
 			return err
 		}
 		l, err := k.port.advertised(k.hints)
@@ -106,7 +108,7 @@ func (k *keeper) anew(ctx context.Context) error {
 			k.o.Report(fmt.Errorf("the network is there again: %v", r.network()))
 			return nil
 		}
-		if err := sleep(ctx, askAgain); err != nil {
+		if err := pause.For(ctx, askAgain); err != nil {
 			return err
 		}
 	}

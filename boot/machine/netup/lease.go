@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 const (
@@ -59,7 +61,7 @@ var errTakenBack = errors.New("the server took it back")
 func hold(ctx context.Context, l lease) error {
 	for l.terms != (terms{}) {
 		given := time.Now()
-		if err := sleep(ctx, l.terms.renew); err != nil {
+		if err := pause.For(ctx, l.terms.renew); err != nil {
 			return err
 		}
 		next, err := extend(ctx, l, given)
@@ -88,7 +90,7 @@ func extend(ctx context.Context, l lease, given time.Time) (terms, error) {
 			return next, err
 		}
 		// A quarter of what is left: often towards the end, never in a circle.
-		if sleep(ctx, max(time.Until(until)/4, time.Second)) != nil {
+		if pause.For(ctx, max(time.Until(until)/4, time.Second)) != nil {
 			return terms{}, errors.Join(errors.New("it was not renewed in time"), err)
 		}
 	}

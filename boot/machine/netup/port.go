@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 const (
@@ -45,7 +46,7 @@ func findPorts(ctx context.Context, want []config.Interface, timeout time.Durati
 		if len(ports) > 0 && len(missing) == 0 {
 			return ports, nil
 		}
-		if sleep(ctx, pollEvery) != nil {
+		if pause.For(ctx, pollEvery) != nil {
 			if len(ports) > 0 { // some of those that the host config names
 				return ports, nil
 			}
@@ -231,7 +232,7 @@ func (p *port) carrier(ctx context.Context, timeout time.Duration) error {
 		if l.Attrs().Flags&net.FlagRunning != 0 {
 			return nil
 		}
-		if sleep(ctx, pollEvery) != nil {
+		if pause.For(ctx, pollEvery) != nil {
 			return fmt.Errorf("%w after %v; check the cable and the switch", ErrNoCarrier, timeout)
 		}
 	}
@@ -298,16 +299,4 @@ func (p *port) automatic(ctx context.Context, timeout time.Duration, hints *raHi
 	}
 	return "", lease{}, fmt.Errorf("%w after %v; check the network's DHCP server or router, or name a static address in the host config:\n%w",
 		ErrNoAddress, timeout, errors.Join(errs...))
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/measure/pause"
 )
 
 const (
@@ -140,7 +141,7 @@ func (p *port) slaac(ctx context.Context, hints *raHints) (lease, error) {
 		if len(l.addresses) > 0 && p.shun.hears(l.server) {
 			return l, nil
 		}
-		if err := sleep(ctx, pollEvery); err != nil {
+		if err := pause.For(ctx, pollEvery); err != nil {
 			return lease{}, errors.New("no router answered")
 		}
 	}

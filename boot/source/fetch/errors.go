@@ -22,16 +22,6 @@ var (
 	ErrProtocol = errors.New("malformed answer")
 )
 
-// RoomError says that blobs do not fit into the room there is.
-type RoomError struct {
-	Need, Have int64 // bytes
-}
-
-func (e *RoomError) Error() string {
-	return fmt.Sprintf("not enough memory: %.1f MiB needed, %.1f MiB available: use a smaller image or a machine with more memory",
-		mib(e.Need), mib(e.Have))
-}
-
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
 // StatusError is an HTTP status that is not an answer to the request.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 )
 
 // Blob names content: nothing else about it needs to be trusted.
@@ -88,7 +90,7 @@ func (o Options) withDefaults() Options {
 	defTime(&o.MinBackoff, 500*time.Millisecond)
 	defTime(&o.MaxBackoff, time.Minute)
 	if o.Room == nil {
-		o.Room = memAvailable
+		o.Room = meminfo.Available
 	}
 	if o.Warn == nil {
 		o.Warn = func(error) {}
@@ -138,7 +140,7 @@ func New(opt Options) (*Fetcher, error) {
 // positioned at 0, which the caller closes. It is a memfd, and the only
 // descriptor of it.
 //
-// The error is a *[RoomError] if b does not fit into memory, the context's
+// The error is a *[meminfo.ShortError] if b does not fit into memory, the context's
 // error if that ended first, else a *[Error] that tells what each mirror did.
 func (f *Fetcher) Blob(ctx context.Context, b Blob) (*os.File, error) {
 	if err := b.check(); err != nil {

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	fp "github.com/sealboot/sealboot/boot/boottest/faultproxy"
 	"github.com/sealboot/sealboot/boot/source/fetch"
 )
@@ -199,8 +200,8 @@ func TestRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := blobOf(want[1:])
-	var room *fetch.RoomError
-	if err := f.Prefetch(t.Context(), blobOf(want), other); !errors.As(err, &room) || room.Need != 1999 || room.Have != 1500 {
+	var room *meminfo.ShortError
+	if err := f.Prefetch(t.Context(), blobOf(want), other); !errors.As(err, &room) || room.Need != 1999 || room.Available != 1500 {
 		t.Errorf("error is %v", err)
 	}
 	if p.Requests() != 0 {

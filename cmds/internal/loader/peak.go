@@ -1,14 +1,11 @@
 package loader
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 )
 
 // peakEvery is how often memory is looked at. The kernel holds an image twice
@@ -46,23 +43,8 @@ func watchMemory(used func() (int64, error)) (stop func() (int64, error)) {
 	})
 }
 
-// memoryUsed is MemTotal - MemAvailable, in bytes.
+// memoryUsed is the memory that is not available, in bytes.
 func memoryUsed() (int64, error) {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	values := make(map[string]int64)
-	for s := bufio.NewScanner(f); s.Scan(); {
-		name, rest, _ := strings.Cut(s.Text(), ":")
-		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 53)
-		if err == nil {
-			values[name] = kib << 10
-		}
-	}
-	if values["MemTotal"] == 0 || values["MemAvailable"] == 0 {
-		return 0, fmt.Errorf("no MemTotal and MemAvailable in %s", f.Name())
-	}
-	return values["MemTotal"] - values["MemAvailable"], nil
+	i, err := meminfo.Read()
+	return i.Total - i.Available, err
 }

@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
 
+	"github.com/sealboot/sealboot/boot/base/meminfo"
 	"github.com/sealboot/sealboot/boot/boottest/volumetest"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/image/osimage"
@@ -73,7 +74,7 @@ func TestNoRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var memory *osimage.MemoryError
+	var memory *meminfo.ShortError
 	if _, err := s.Fetch(t.Context()); !errors.As(err, &memory) || memory.Need != 2<<44 || memory.Available <= 0 {
 		t.Errorf("error is %v; want both numbers", err)
 	}
