@@ -3,7 +3,6 @@ package oci
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 
+	"github.com/sealboot/sealboot/boot/base/transport"
 	"github.com/sealboot/sealboot/measure/jsonlimit"
 )
 
@@ -41,14 +41,9 @@ type Connection struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-const (
-	dialTimeout   = 15 * time.Second
-	headerTimeout = 60 * time.Second
-)
-
 // client builds an authenticated client for the registry at a host. It does no I/O.
 func (c Connection) client(host string) (*auth.Client, error) {
-	transport, err := c.roundTripper(host)
+	reach, err := c.roundTripper(host)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +61,7 @@ func (c Connection) client(host string) (*auth.Client, error) {
 		credential = credentials.Credential(store)
 	}
 	return &auth.Client{
-		Client:     &http.Client{Transport: transport, CheckRedirect: checkRedirect},
+		Client:     &http.Client{Transport: reach, CheckRedirect: checkRedirect},
 		Header:     http.Header{"User-Agent": {"sealboot"}},
 		Credential: credential,
 		Cache:      auth.NewCache(),
@@ -111,30 +106,10 @@ func (c *certifiedFor) CloseIdleConnections() {
 }
 
 func (c Connection) transport() (*http.Transport, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, Time: c.Now}
-	if len(c.CA) > 0 {
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(c.CA) {
-			return nil, errors.New("registry CA: no certificate in it")
-		}
+	t, err := transport.New(transport.Options{CA: c.CA, Now: c.Now, Dial: c.Dial, Proxy: c.Proxy})
+	if err != nil {
+		return nil, fmt.Errorf("registry CA: %w", err)
 	}
-	dial := c.Dial
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
-	}
-	t := &http.Transport{
-		DialContext:            dial,
-		TLSClientConfig:        conf,
-		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  headerTimeout,
-		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConnsPerHost:    8,
-		IdleConnTimeout:        time.Minute,
-		Protocols:              new(http.Protocols),
-		Proxy:                  c.Proxy,
-	}
-	// One connection shared by all streams would undo what several are for.
-	t.Protocols.SetHTTP1(true)
 	return t, nil
 }
 

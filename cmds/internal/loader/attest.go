@@ -6,20 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/sealboot/sealboot/attest/device"
 	"github.com/sealboot/sealboot/attest/keys"
+	"github.com/sealboot/sealboot/boot/base/transport"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/image/handover"
 	"github.com/sealboot/sealboot/measure/event"
 )
 
-const (
-	dialTimeout = 15 * time.Second
-	ackAttempts = 3
-)
+const ackAttempts = 3
 
 // attester returns the site's attestd, and the record of its release key.
 func (m *Machine) attester() (*attester, *event.Record, error) {
@@ -32,24 +29,18 @@ func (m *Machine) attester() (*attester, *event.Record, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("releaseKey: %w", err)
 	}
-	transport := &http.Transport{
-		Proxy:                  m.proxy,
-		DialContext:            m.dialer().DialContext,
-		TLSHandshakeTimeout:    dialTimeout,
-		MaxResponseHeaderBytes: 64 << 10,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS13},
-	}
-	if site.Attestd.CA != "" {
-		if transport.TLSClientConfig.RootCAs, err = config.CertPool(site.Attestd.CA); err != nil {
-			return nil, nil, fmt.Errorf("attestd.ca: %w", err)
-		}
+	t, err := transport.New(transport.Options{
+		CA: []byte(site.Attestd.CA), MinVersion: tls.VersionTLS13, Dial: m.dialer().DialContext, Proxy: m.proxy,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("attestd.ca: %w", err)
 	}
 	rec, err := keys.ReleaseKeyRecord(release)
 	if err != nil {
 		return nil, nil, err
 	}
 	a := &attester{tpm: m.tpm, floor: m.floor, console: m.o.Console, client: device.Client{
-		HTTP:       &http.Client{Transport: m.clock.Transport(transport, true)},
+		HTTP:       &http.Client{Transport: m.clock.Transport(t, true)},
 		URL:        site.Attestd.URL,
 		Site:       site.Name,
 		ServerKey:  server,

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sealboot/sealboot/boot/base/transport"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/machine/clock"
@@ -257,4 +258,4 @@ func (m *Machine) progress(p fetch.Progress) {
 // proxy is for every connection of the machine.
 func (m *Machine) proxy(r *http.Request) (*url.URL, error) { return m.up.Load().Proxy(r) }
 
-func (m *Machine) dialer() *net.Dialer { return &net.Dialer{Timeout: dialTimeout} }
+func (m *Machine) dialer() *net.Dialer { return &net.Dialer{Timeout: transport.DialTimeout} }

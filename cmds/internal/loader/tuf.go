@@ -2,7 +2,6 @@ package loader
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/boot/base/survey"
+	"github.com/sealboot/sealboot/boot/base/transport"
 	"github.com/sealboot/sealboot/boot/config"
 	"github.com/sealboot/sealboot/boot/flow"
 	"github.com/sealboot/sealboot/boot/image/osimage"
@@ -59,29 +59,17 @@ func (r *repository) Fetch(ctx context.Context) (*flow.Candidate, error) {
 }
 
 func (r *repository) open(ctx context.Context, targets []string) error {
-	transport := &http.Transport{
-		Proxy:                  r.m.proxy,
-		DialContext:            r.m.dialer().DialContext,
-		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  time.Minute,
-		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConnsPerHost:    8,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	t, err := transport.New(transport.Options{CA: []byte(r.src.CA), Dial: r.m.dialer().DialContext, Proxy: r.m.proxy})
+	if err != nil {
+		return fmt.Errorf("ca: %w", err)
 	}
-	if r.src.CA != "" {
-		pool, err := config.CertPool(r.src.CA)
-		if err != nil {
-			return err
-		}
-		transport.TLSClientConfig.RootCAs = pool
-	}
-	r.client = &http.Client{Transport: r.m.clock.Transport(transport, false)}
-	t, err := tuf.NewFetched(targets, r.client, r.m.fetchOptions(ctx))
+	r.client = &http.Client{Transport: r.m.clock.Transport(t, false)}
+	fetched, err := tuf.NewFetched(targets, r.client, r.m.fetchOptions(ctx))
 	if err != nil {
 		return err
 	}
-	r.m.closers = append(r.m.closers, t.Close)
-	r.targets, r.store = t, r.m.metadata(ctx)
+	r.m.closers = append(r.m.closers, fetched.Close)
+	r.targets, r.store = fetched, r.m.metadata(ctx)
 	return nil
 }
 
