@@ -101,7 +101,7 @@ func (o *Options) generate(ctx context.Context, tmp, arch, goroot string, output
 	case err = <-done:
 		_, _ = said.WriteTo(output) // a courtesy
 	case <-ctx.Done():
-		err = errors.Join(context.Cause(ctx), vacate(tmp))
+		err = errors.Join(context.Cause(ctx), removeBusy(tmp))
 	}
 	if err != nil {
 		return fmt.Errorf("initramfs: writing the busybox sources: %w", err)
@@ -109,8 +109,8 @@ func (o *Options) generate(ctx context.Context, tmp, arch, goroot string, output
 	return nil
 }
 
-// vacate removes dir although somebody still writes to it.
-func vacate(dir string) (err error) {
+// removeBusy removes dir although somebody still writes to it.
+func removeBusy(dir string) (err error) {
 	for range 100 {
 		if err = os.RemoveAll(dir); err == nil {
 			return nil

@@ -42,11 +42,11 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	if d.verdict.Claim == nil {
 		return nil, denial(http.StatusForbidden, d)
 	}
-	if err := s.know(ctx, d, d.verdict.Claimed.ID()); err != nil {
+	if err := s.lookup(ctx, d, d.verdict.Claimed.ID()); err != nil {
 		return nil, err
 	}
 	d.addRules()
-	if err := s.pace(d, r.RemoteAddr); err != nil {
+	if err := s.throttle(d, r.RemoteAddr); err != nil {
 		return nil, err
 	}
 	told := false
@@ -73,16 +73,16 @@ func (s *Server) evidence(ctx context.Context, r *http.Request, m3 []byte) ([]by
 	told = true
 	s.afterDecide()
 	s.count(d)
-	s.keep(d, m3)
+	s.saveEvidence(d, m3)
 	if !d.verdict.Allowed() {
 		return nil, denial(http.StatusForbidden, d)
 	}
 	return d.answer, nil
 }
 
-// pace ends what comes more often than is written down. A denial that is not recorded stays a denial: its challenge
+// throttle ends what comes more often than is written down. A denial that is not recorded stays a denial: its challenge
 // is not claimed, but nothing was made for it either.
-func (s *Server) pace(d *decision, remote string) error {
+func (s *Server) throttle(d *decision, remote string) error {
 	if d.verdict.Allowed() {
 		if !s.quiet.allow(releases, d.device, remote, s.Now()) {
 			return refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", fmt.Errorf("device %s asks too often", d.device.ID))
@@ -119,7 +119,7 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 	start := time.Now()
 	d.verdict = s.verifier.Verify(s.Now(), m3)
 	if v := d.verdict.Verified; v != nil {
-		if err := s.know(ctx, d, v.Device.ID()); err != nil {
+		if err := s.lookup(ctx, d, v.Device.ID()); err != nil {
 			return nil, err
 		}
 		d.verdict.Appraise(func(v *verify.Verified) []wire.Reason {
@@ -140,8 +140,8 @@ func (d *decision) image() (name string, version int64) {
 	return d.found.Image.Name, d.found.Proven.ImageVersion
 }
 
-// know looks the device up, once for each decision.
-func (s *Server) know(ctx context.Context, d *decision, ek string) (err error) {
+// lookup looks the device up, once for each decision.
+func (s *Server) lookup(ctx context.Context, d *decision, ek string) (err error) {
 	if d.device.ID != "" {
 		return nil
 	}

@@ -146,7 +146,7 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 	for _, l := range all {
 		go func() { failed <- l.server.Serve(l.Listener) }()
 	}
-	err := s.tend(ctx, failed)
+	err := s.housekeep(ctx, failed)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	for _, l := range all {
@@ -166,8 +166,8 @@ func (s *Server) limitConns(devices net.Listener) net.Listener {
 	return limitConns(devices, maxConns, maxNetworkConns, func() { s.metrics.crowded.Add(1) })
 }
 
-// tend does the housekeeping until ctx ends or a listener fails.
-func (s *Server) tend(ctx context.Context, failed <-chan error) error {
+// housekeep tidies up until ctx ends or a listener fails.
+func (s *Server) housekeep(ctx context.Context, failed <-chan error) error {
 	tick := time.NewTicker(houseEvery)
 	defer tick.Stop()
 	for {

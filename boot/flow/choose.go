@@ -53,7 +53,7 @@ func (b *Boot) round(ctx context.Context, after string) (*Candidate, error) {
 			return nil, f
 		}
 	}
-	if err := b.greet(ctx); err != nil {
+	if err := b.askTime(ctx); err != nil {
 		return nil, b.fail(ctx, StageHello, err, after)
 	}
 	errs := []error{errNothing}
@@ -129,9 +129,9 @@ func (b *Boot) connect(ctx context.Context) error {
 	return nil
 }
 
-// greet asks attestd for the signed time. Without an answer the weaker clock
+// askTime asks attestd for the signed time. Without an answer the weaker clock
 // will do, and is measured, unless the site's policy forbids it.
-func (b *Boot) greet(ctx context.Context) error {
+func (b *Boot) askTime(ctx context.Context) error {
 	if b.Attester != nil && b.online && b.hello == nil {
 		b.Reporter.Stage(StageHello)
 		ctx, cancel := context.WithTimeout(ctx, helloTimeout)

@@ -138,7 +138,7 @@ func (s *supervisor) reset(how int) {
 	go func() {
 		unix.Sync()
 		if how == unix.LINUX_REBOOT_CMD_RESTART {
-			s.dog.outlast()
+			s.dog.allowReset()
 		}
 		_ = unix.Reboot(how)
 		close(refused)

@@ -121,8 +121,8 @@ func staysOn(parameter string) bool {
 	return err == nil && strings.TrimSpace(string(b)) == "0"
 }
 
-// outlast gives the firmware time after a reset that the watchdog may survive.
-func (w *watchdog) outlast() {
+// allowReset gives the firmware time after a reset that the watchdog may survive.
+func (w *watchdog) allowReset() {
 	if w != nil {
 		w.timeout(osBite)
 	}

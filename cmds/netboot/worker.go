@@ -58,7 +58,7 @@ func runWorker(out io.Writer, p patience) (flow.Outcome, error) {
 		_ = cmd.Wait()
 		close(exited)
 	}()
-	if err := p.await(exited, hear(said, out), func() { _ = cmd.Process.Kill() }); err != nil {
+	if err := p.await(exited, relay(said, out), func() { _ = cmd.Process.Kill() }); err != nil {
 		return flow.Reboot, err
 	}
 	if cmd.ProcessState == nil {
@@ -71,9 +71,9 @@ func runWorker(out io.Writer, p patience) (flow.Outcome, error) {
 	return outcome, nil
 }
 
-// hear passes on what the worker says. The channel tells that it said something,
+// relay passes on what the worker says. The channel tells that it said something,
 // and is closed when it will say no more.
-func hear(worker io.Reader, out io.Writer) <-chan struct{} {
+func relay(worker io.Reader, out io.Writer) <-chan struct{} {
 	heard := make(chan struct{}, 1)
 	go func() {
 		defer close(heard)

@@ -40,7 +40,7 @@ func (l *Lab) buildTools(ctx context.Context) error {
 	cmd := exec.Command("go", "build", "-v", "-trimpath", "-o", l.bin+"/", "./cmds/sealboot", "./cmds/attestd")
 	cmd.Dir = l.o.Source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	_, err := runCommand(ctx, l.stages.hear, cmd)
+	_, err := runCommand(ctx, l.stages.line, cmd)
 	return err
 }
 
@@ -126,7 +126,7 @@ func (l *Lab) makeImage(ctx context.Context) error {
 	image, err := osbuild.Build(ctx, osbuild.Options{
 		Source: l.o.Source,
 		Step:   func(s string) { l.stages.note("%s", s) },
-		Log:    &lines{to: l.stages.hear},
+		Log:    &lines{to: l.stages.line},
 	})
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func (l *Lab) buildLoaderTo(ctx context.Context, site, dir string) error {
 			l.stages.note("%s", line)
 			return
 		}
-		l.stages.hear(line)
+		l.stages.line(line)
 	}
 	out, err := l.runTelling(ctx, tell, l.o.Source, filepath.Join(l.bin, "sealboot"),
 		"build", "loader", "--verbose", "--source", l.o.Source, "--site", site, "-o", dir)

@@ -106,7 +106,7 @@ const stopGrace = 20 * time.Second
 // run runs a command to its end and returns what it printed; an error carries
 // the end of it.
 func (l *Lab) run(ctx context.Context, dir, name string, args ...string) (string, error) {
-	return l.runTelling(ctx, l.stages.hear, dir, name, args...)
+	return l.runTelling(ctx, l.stages.line, dir, name, args...)
 }
 
 // runTelling is run, and tells each line of standard error to somebody.

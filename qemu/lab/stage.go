@@ -74,9 +74,9 @@ func (s *stages) Write(b []byte) (int, error) {
 	return s.out.Write(b)
 }
 
-// hear takes a line that a program of the running stage printed. It is shown
+// line takes a line that a program of the running stage printed. It is shown
 // only when nothing else is.
-func (s *stages) hear(line string) {
+func (s *stages) line(line string) {
 	if line = strings.Join(strings.Fields(printable(line)), " "); line == "" {
 		return
 	}

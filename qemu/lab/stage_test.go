@@ -24,12 +24,12 @@ func TestSilence(t *testing.T) {
 		if got := s.silence(began.Add(2 * quiet)); got != "20 s so far" {
 			t.Errorf("of a silent program: %q", got)
 		}
-		s.hear("  CC      drivers/tty/\x1b[1mserial.o\r")
-		s.hear("")
+		s.line("  CC      drivers/tty/\x1b[1mserial.o\r")
+		s.line("")
 		if got := s.silence(began.Add(2 * quiet)); got != "20 s so far: CC drivers/tty/serial.o" {
 			t.Errorf("of one that says what it does: %q", got)
 		}
-		s.hear(strings.Repeat("x", 200))
+		s.line(strings.Repeat("x", 200))
 		if got := s.silence(began.Add(2 * quiet)); len(got) > 64 {
 			t.Errorf("%d columns: %q", len(got), got)
 		}

@@ -6,9 +6,9 @@ import (
 	"github.com/sealboot/sealboot/measure/atomicfile"
 )
 
-// keep writes the evidence of a decision to a file named after device and phase. Two files a device bound the
+// saveEvidence writes the evidence of a decision to a file named after device and phase. Two files a device bound the
 // room it takes. It is a convenience, so a failure is logged and nothing more; the audit record is what counts.
-func (s *Server) keep(d *decision, m3 []byte) {
+func (s *Server) saveEvidence(d *decision, m3 []byte) {
 	if s.Evidence == "" {
 		return
 	}
