@@ -3,14 +3,17 @@ package server
 import (
 	"bufio"
 	"encoding/json"
+	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/measure/golden"
 )
 
 const hostileText = `<script>alert(1)</script><img src=x onerror=alert(2)>"'&{{.Site}}` + "\u202egnp.\x1b[31m"
@@ -111,6 +114,43 @@ func TestAdminHeadersAndHost(t *testing.T) {
 	}
 }
 
+// TestMetrics has every name and help in the form in which they are collected. Dashboards
+// and alerts of others depend on them.
+func TestMetrics(t *testing.T) {
+	l := newLab(t)
+	m := l.machine(1)
+	l.enrol(m)
+	r, _ := boot(t, m, "good")
+	if err := m.Ack(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get(l.admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Content-Type"); !strings.HasPrefix(got, "text/plain; version=0.0.4") {
+		t.Errorf("Content-Type %q", got)
+	}
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := regexp.MustCompile(`(?m)^(sealboot_start_time_seconds|sealboot_appraisal_seconds_sum) .*$`).ReplaceAllString(string(raw), "$1 0")
+	golden.Check(t, "testdata/metrics.golden", text)
+	if err := l.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	broken, err := http.Get(l.admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Body.Close()
+	if broken.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("without a store: %s", broken.Status)
+	}
+}
+
 func TestMetricsAndAuditExport(t *testing.T) {
 	l := newLab(t)
 	m := l.machine(1)
@@ -121,7 +161,7 @@ func TestMetricsAndAuditExport(t *testing.T) {
 	}
 	text := l.get("/metrics")
 	for _, want := range []string{
-		`sealboot_decisions_total{phase="boot",verdict="allow",code="none"} 1`, "sealboot_acknowledged_total 1",
+		`sealboot_decisions_total{code="none",phase="boot",verdict="allow"} 1`, "sealboot_acknowledged_total 1",
 		`sealboot_devices{state="enrolled"} 1`, `sealboot_requests_total{endpoint="/v1/attest/evidence",status="200"} 1`,
 	} {
 		if !strings.Contains(text, want) {

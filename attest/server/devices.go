@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/sealboot/sealboot/attest/agent/api"
 	"github.com/sealboot/sealboot/attest/wire"
@@ -68,7 +69,7 @@ func (s *Server) endpoint(path string, limit int64, h handler) http.Handler {
 		if err != nil {
 			status, answer = s.explain(r, path, err)
 		}
-		s.metrics.requests.add(fmt.Sprintf("endpoint=%q,status=\"%d\"", path, status))
+		s.metrics.requests.WithLabelValues(path, strconv.Itoa(status)).Inc()
 		head := w.Header()
 		head.Set("Content-Type", wire.ContentType)
 		head.Set("Cache-Control", "no-store")
@@ -89,7 +90,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 	}()
 	from := network(r.RemoteAddr)
 	if !s.limiter.allow("", from, s.Now()) {
-		s.metrics.limited.Add(1)
+		s.metrics.limited.Inc()
 		return nil, refuse(http.StatusTooManyRequests, wire.CodeUnavailable, "", errors.New("rate limit"))
 	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != wire.ContentType {
@@ -105,7 +106,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, limit int64, h hand
 	s.limiter.spend("", from, float64(len(body))/bytesPerToken, s.Now())
 	var tooLarge *http.MaxBytesError
 	if errors.Is(err, errBusy) {
-		s.metrics.busy.Add(1)
+		s.metrics.busy.Inc()
 		return nil, refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "", err)
 	}
 	if errors.As(err, &tooLarge) {

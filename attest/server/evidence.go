@@ -104,7 +104,7 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 	case s.work <- struct{}{}:
 		defer func() { <-s.work }()
 	case <-wait.Done():
-		s.metrics.busy.Add(1)
+		s.metrics.busy.Inc()
 		return nil, refuse(http.StatusServiceUnavailable, wire.CodeUnavailable, "", errors.New("too much evidence at once"))
 	}
 	appraiser, err := s.appraisers.get(ctx, s.Store)
@@ -127,8 +127,7 @@ func (s *Server) judge(ctx context.Context, m3 []byte) (*decision, error) {
 			return d.found.Reasons
 		})
 	}
-	s.metrics.judging.Add(int64(time.Since(start)))
-	s.metrics.judged.Add(1)
+	s.metrics.appraisal.Observe(time.Since(start).Seconds())
 	return d, nil
 }
 
@@ -288,7 +287,7 @@ func (s *Server) count(d *decision) {
 	} else {
 		code = d.verdict.Reasons[0].Code
 	}
-	s.metrics.decisions.add(fmt.Sprintf("phase=%q,verdict=%q,code=%q", d.verdict.Claimed.Phase, verdict, code))
+	s.metrics.decisions.WithLabelValues(string(d.verdict.Claimed.Phase), verdict, string(code)).Inc()
 }
 
 // ack takes M5 and commits what the device has now proven.
@@ -304,6 +303,6 @@ func (s *Server) ack(ctx context.Context, _ *http.Request, body []byte) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	s.metrics.acks.Add(1)
+	s.metrics.acks.Inc()
 	return []byte("{}"), nil
 }

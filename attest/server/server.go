@@ -56,7 +56,7 @@ type Server struct {
 	quiet      *quiet
 	log        *pacedLog     // behind Log
 	work       chan struct{} // one token for each appraisal that may run at a time
-	metrics    metrics
+	metrics    *metrics
 	bodies     budget
 	strangers  strangers
 	tls        certificate
@@ -89,6 +89,7 @@ func New(c Config) (*Server, error) {
 		log:         log,
 		limiter:     newNetworkLimiter(c.Rate, c.Burst),
 		quiet:       newQuiet(),
+		metrics:     newMetrics(c.Now()),
 		work:        make(chan struct{}, 4*runtime.GOMAXPROCS(0)),
 		afterDecide: func() {},
 		appraisers:  appraisers{parse: parseDocuments},
@@ -96,7 +97,6 @@ func New(c Config) (*Server, error) {
 			Name: c.Site.Name, CookieKey: c.Site.CookieKey, ReleaseKey: c.Site.ReleasePublic(), EKRoots: c.Site.EKRoots,
 		},
 	}
-	s.metrics.start = c.Now()
 	return s, nil
 }
 
@@ -163,7 +163,7 @@ func (s *Server) Serve(ctx context.Context, devices, admin net.Listener) error {
 }
 
 func (s *Server) limitConns(devices net.Listener) net.Listener {
-	return limitConns(devices, maxConns, maxNetworkConns, func() { s.metrics.crowded.Add(1) })
+	return limitConns(devices, maxConns, maxNetworkConns, func() { s.metrics.crowded.Inc() })
 }
 
 // housekeep tidies up until ctx ends or a listener fails.

@@ -258,6 +258,7 @@ var never = []Rule{
 	{"html/template", "a loader has no pages, and it is half a megabyte"},
 	{"text/template", "it turns off the linker's removal of methods that nothing calls"},
 	{"expvar", "it answers on every HTTP server"},
+	{"github.com/prometheus", "a loader is not scraped"},
 	{"net/http/pprof", "it answers on every HTTP server"},
 	{"net/http/httputil", "a loader is no proxy"},
 	{"net/http/cgi", "a loader starts no programs for others"},

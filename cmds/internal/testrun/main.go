@@ -160,7 +160,7 @@ func parse(args []string) ([]split, arguments, error) {
 		}
 	}
 	if a.patterns = flags.Args(); len(a.patterns) == 0 {
-		return nil, a, errors.New("no packages: name some, as in ./...")
+		return nil, a, errors.New("no packages were named")
 	}
 	return splits, a, nil
 }
