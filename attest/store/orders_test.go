@@ -58,7 +58,7 @@ func TestUpgrade(t *testing.T) {
 		}
 		for _, q := range []string{
 			"ALTER TABLE devices DROP COLUMN orders", "ALTER TABLE devices DROP COLUMN format_order",
-			"ALTER TABLE devices DROP COLUMN repair_order", "UPDATE counters SET value = 1 WHERE name = 'schema'",
+			"ALTER TABLE devices DROP COLUMN repair_order", "DROP TABLE denials", "UPDATE counters SET value = 1 WHERE name = 'schema'",
 		} {
 			if _, err := s.db.ExecContext(ctx, q); err != nil {
 				t.Fatal(err)

@@ -150,50 +150,6 @@ func createPrivate(path string) error {
 	return nil
 }
 
-// schema is valid in both dialects. Times are milliseconds since 1970, hashes lower-case hex.
-var schema = []string{
-	`CREATE TABLE IF NOT EXISTS devices (
-		id TEXT PRIMARY KEY, label TEXT NOT NULL, state TEXT NOT NULL, tier TEXT NOT NULL,
-		enrolled_at BIGINT NOT NULL, may_format BIGINT NOT NULL,
-		ak_name TEXT NOT NULL, agent_name TEXT NOT NULL, repair_floor BIGINT NOT NULL, policy TEXT NOT NULL, confirmed TEXT NOT NULL, attempt TEXT NOT NULL,
-		orders BIGINT NOT NULL, format_order BIGINT NOT NULL, repair_order BIGINT NOT NULL)`,
-	`CREATE TABLE IF NOT EXISTS endorsement_keys (
-		hash TEXT PRIMARY KEY, device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE)`,
-	`CREATE INDEX IF NOT EXISTS endorsement_keys_device ON endorsement_keys(device)`,
-	`CREATE TABLE IF NOT EXISTS denials (
-		device TEXT PRIMARY KEY REFERENCES devices(id) ON DELETE CASCADE, status TEXT NOT NULL)`,
-	`CREATE TABLE IF NOT EXISTS versions (
-		device TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, name TEXT NOT NULL, value BIGINT NOT NULL,
-		PRIMARY KEY (device, name))`,
-	`CREATE TABLE IF NOT EXISTS decisions (
-		cookie TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, device TEXT NOT NULL, expires BIGINT NOT NULL,
-		ack TEXT NOT NULL, effects TEXT NOT NULL, acked BIGINT NOT NULL)`,
-	`CREATE INDEX IF NOT EXISTS decisions_expires ON decisions(expires)`,
-	`CREATE INDEX IF NOT EXISTS decisions_device ON decisions(device)`,
-	`CREATE TABLE IF NOT EXISTS documents (
-		kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, added BIGINT NOT NULL, retired BIGINT NOT NULL,
-		PRIMARY KEY (kind, name))`,
-	`CREATE TABLE IF NOT EXISTS tokens (
-		name TEXT PRIMARY KEY, secret TEXT NOT NULL, expires BIGINT NOT NULL, uses BIGINT NOT NULL)`,
-	`CREATE TABLE IF NOT EXISTS audit (
-		replica TEXT NOT NULL, seq BIGINT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL, body TEXT NOT NULL,
-		PRIMARY KEY (replica, seq))`,
-	`CREATE TABLE IF NOT EXISTS heads (
-		replica TEXT PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL, time BIGINT NOT NULL)`,
-	`CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)`,
-	`INSERT INTO counters (name, value) VALUES ('documents', 0) ON CONFLICT DO NOTHING`,
-}
-
-// schemaVersion is checked so that an older program never writes a newer database.
-const schemaVersion = 2
-
-// fromVersion1 adds what the first schema had not: numbers of orders. Those in force then are number 0, older than any boot.
-var fromVersion1 = []string{
-	"ALTER TABLE devices ADD COLUMN orders BIGINT NOT NULL DEFAULT 0",
-	"ALTER TABLE devices ADD COLUMN format_order BIGINT NOT NULL DEFAULT 0",
-	"ALTER TABLE devices ADD COLUMN repair_order BIGINT NOT NULL DEFAULT 0",
-}
-
 // prepare gives a new database its journal, if it has one, and its tables.
 func (s *Store) prepare(ctx context.Context, driver string) error {
 	if driver == driverSQLite {
@@ -225,57 +181,6 @@ func (s *Store) useWAL(ctx context.Context) error {
 			return fmt.Errorf("wait for other programs to leave the file: %w: %w", context.Cause(ctx), err)
 		}
 	}
-}
-
-// migrationLock is the number of the lock, in a database of PostgreSQL, of who makes or upgrades the tables.
-const migrationLock = 0x5ea1b007
-
-func (s *Store) migrate(ctx context.Context, driver string) error {
-	return s.update(ctx, func(tx *sql.Tx) error {
-		if driver != driverSQLite {
-			// Of two replicas that start at once, PostgreSQL fails one in CREATE TABLE IF NOT EXISTS. SQLite has one writer.
-			if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
-				return fmt.Errorf("wait for other programs that start: %w", err)
-			}
-		}
-		for _, q := range schema {
-			if _, err := tx.ExecContext(ctx, q); err != nil {
-				return err
-			}
-		}
-		if _, err := tx.ExecContext(ctx,
-			"INSERT INTO counters (name, value) VALUES ('schema', $1) ON CONFLICT DO NOTHING", schemaVersion); err != nil {
-			return err
-		}
-		if err := upgrade(ctx, tx); err != nil {
-			return err
-		}
-		var v int
-		if err := tx.QueryRowContext(ctx, "SELECT value FROM counters WHERE name = 'schema'").Scan(&v); err != nil {
-			return err
-		}
-		if v != schemaVersion {
-			return fmt.Errorf("database has schema %d and this program knows %d: use the program that made it", v, schemaVersion)
-		}
-		return nil
-	})
-}
-
-// upgrade brings a database of version 1 up to date, in one process if several start at once.
-func upgrade(ctx context.Context, tx *sql.Tx) error {
-	errNone := errors.New("not of version 1")
-	r, err := tx.ExecContext(ctx, "UPDATE counters SET value = $1 WHERE name = 'schema' AND value = 1", schemaVersion)
-	if err := changed(r, err, errNone); errors.Is(err, errNone) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	for _, q := range fromVersion1 {
-		if _, err := tx.ExecContext(ctx, q); err != nil {
-			return fmt.Errorf("upgrade the database to schema %d: %w", schemaVersion, err)
-		}
-	}
-	return nil
 }
 
 // update runs f in one write transaction. Nothing f did is kept unless update returns nil.
