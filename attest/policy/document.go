@@ -97,7 +97,11 @@ func Parse(raw []byte) (Document, error) {
 		}
 		return nil, fmt.Errorf("%w: kind is %q, want image, loader, profile or rules", ErrFormat, h.Kind)
 	}
-	if err := strict.Decode(raw, d); err != nil {
+	err := strict.CheckVersion(raw, Version)
+	if err == nil {
+		err = strict.Decode(raw, d)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrFormat, h.Kind, err)
 	}
 	if err := d.check(); err != nil {

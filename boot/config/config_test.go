@@ -25,6 +25,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/sealboot/sealboot/boot/config"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden errors")
@@ -65,6 +66,25 @@ func TestErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestVersions: a newer config is refused by that word, whatever else is in it.
+func TestVersions(t *testing.T) {
+	for _, tc := range []struct {
+		text  string
+		newer bool
+	}{{`{"version":2,"tower":"x"}`, true}, {`{"version":1,"tower":"x"}`, false}} {
+		_, site := config.ParseSite([]byte(tc.text))
+		_, host := config.ParseHost([]byte(tc.text))
+		for kind, err := range map[string]error{"site": site, "host": host} {
+			if err == nil || errors.Is(err, strict.ErrNewer) != tc.newer {
+				t.Errorf("%s config %s: %v", kind, tc.text, err)
+			}
+		}
+	}
+	if h, err := config.ParseHost([]byte(`{"version":1}`)); err != nil || h.Version != 1 {
+		t.Errorf("version 1: %+v, %v", h, err)
 	}
 }
 

@@ -8,12 +8,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // A Host says how one machine reaches the network, and nothing else. The zero
 // Host is the default: whichever Ethernet link first gets an address by DHCPv4,
 // DHCPv6 or SLAAC.
 type Host struct {
+	// Version of this format; 0 is 1, the only one.
+	Version int `json:"version,omitempty"`
 	// Interfaces are all brought up at once; the first that is ready wins.
 	// None means every Ethernet interface of the machine, automatically.
 	Interfaces []Interface `json:"interfaces,omitempty"`
@@ -59,6 +63,9 @@ func ParseHost(b []byte) (*Host, error) {
 		return nil, fmt.Errorf("host config: want at most %d bytes, found %d", MaxHostSize, len(b))
 	}
 	h := new(Host)
+	if err := strict.CheckVersion(b, formatVersion); err != nil {
+		return nil, fmt.Errorf("host config: %w", err)
+	}
 	if err := decodeStrict(b, h); err != nil {
 		return nil, fmt.Errorf("host config: %w", err)
 	}

@@ -21,6 +21,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 const (
@@ -38,8 +40,13 @@ const SitePath = "/etc/sealboot/site.json"
 // VersionPath is where a loader finds its own version, a line for people.
 const VersionPath = "/etc/sealboot/version"
 
+// formatVersion is that of site config and host config.
+const formatVersion = 1
+
 // A Site is what a loader image is built for.
 type Site struct {
+	// Version of this format; 0 is 1, the only one.
+	Version int `json:"version,omitempty"`
 	// Name is the site's name: for people, and part of what is attested.
 	Name string `json:"site"`
 	// Attestd is the server that judges the boot. Without it the image is
@@ -194,6 +201,9 @@ func ParseSite(b []byte) (*Site, error) {
 		return nil, fmt.Errorf("site config: want at most %d bytes, found %d", MaxSiteSize, len(b))
 	}
 	s := new(Site)
+	if err := strict.CheckVersion(b, formatVersion); err != nil {
+		return nil, fmt.Errorf("site config: %w", err)
+	}
 	if err := decodeStrict(b, s); err != nil {
 		return nil, fmt.Errorf("site config: %w", err)
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/sealboot/sealboot/attest/seal"
 	"github.com/sealboot/sealboot/attest/store"
 	"github.com/sealboot/sealboot/attest/wire"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // The ways in which a device's endorsement key may be trusted.
@@ -47,8 +48,12 @@ const (
 // ErrNoAnchors says that no manufacturer is trusted although the settings want endorsement by certificate.
 var ErrNoAnchors = errors.New("no trust anchors for endorsement keys")
 
+// settingsVersion is that of attestd.json.
+const settingsVersion = 1
+
 // Settings is attestd.json.
 type Settings struct {
+	Version     int    `json:"version,omitempty"` // of this format; 0 is 1, the only one
 	Name        string `json:"site"`
 	URL         string `json:"url"`             // https://host:port, as devices reach it
 	Endorsement string `json:"endorsement"`     // EndorsedByCertificate or EndorsedByHash
@@ -240,7 +245,11 @@ func (s *Site) load(now func() time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(text, &s.Settings); err != nil {
+	err = strict.CheckVersion(text, settingsVersion)
+	if err == nil {
+		err = strict.Decode(text, &s.Settings)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", fileSettings, err)
 	}
 	if err := s.check(); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealboot/sealboot/attest/ca"
 	"github.com/sealboot/sealboot/attest/seal"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 var good = Settings{Name: "lab", URL: "https://attestd.example:8443", Endorsement: EndorsedByHash}
@@ -112,7 +113,10 @@ func TestLoadRefuses(t *testing.T) {
 			store := `"store": "postgres://attestd:secret@db.example/attestd"`
 			return errors.Join(edit(dir, `"replica": "a"`, `"replica": "a", `+store), os.Chmod(filepath.Join(dir, fileSettings), 0o644))
 		}, seal.ErrMode},
-		"other settings": {func(dir string) error { return edit(dir, "https", "http") }, nil},
+		"mistyped setting": {func(dir string) error { return edit(dir, `"endorsement"`, `"endorsment": "hash", "endorsement"`) }, nil},
+		"setting twice":    {func(dir string) error { return edit(dir, `"endorsement"`, `"endorsement": "hash", "endorsement"`) }, nil},
+		"newer settings":   {func(dir string) error { return edit(dir, `"site"`, `"version": 2, "tower": true, "site"`) }, strict.ErrNewer},
+		"other settings":   {func(dir string) error { return edit(dir, "https", "http") }, nil},
 	} {
 		dir := initSite(t)
 		if err := c.change(dir); err != nil {

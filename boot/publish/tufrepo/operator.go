@@ -18,6 +18,7 @@ import (
 	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/boot/source/tuf/bundle"
 	"github.com/sealboot/sealboot/measure/atomicfile"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // ErrUntrusted: this operator has no root to verify the repository from.
@@ -73,8 +74,12 @@ const (
 	maxDrafts  = 2        // the one in the directory, and the one about to be
 )
 
+// memoryVersion is that of the file.
+const memoryVersion = 1
+
 // memory is what an operator remembers. It is one file, replaced in one step.
 type memory struct {
+	Version int `json:"version,omitempty"` // of the file; 0 is 1, the only one
 	// Root is trusted because of where it came from. Everything is verified from it.
 	Root []byte
 	// Seen and Versions are the highest of what was verified: of the top-level
@@ -177,6 +182,12 @@ func (r *Repo) readMemory() error {
 	data, err := io.ReadAll(io.LimitReader(f, maxMemory+1))
 	if err == nil && len(data) > maxMemory {
 		err = fmt.Errorf("it is larger than %d bytes", maxMemory)
+	}
+	if err == nil {
+		err = strict.CheckVersion(data, memoryVersion)
+	}
+	if errors.Is(err, strict.ErrNewer) {
+		return fmt.Errorf("read the operator's state %s: %w", r.memoryPath(), err)
 	}
 	if err == nil {
 		dec := json.NewDecoder(bytes.NewReader(data))

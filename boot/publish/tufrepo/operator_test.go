@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealboot/sealboot/boot/publish/tufrepo"
 	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/measure/strict"
 )
 
 // TestStateRefused: a state that somebody else could have written, or that is not
@@ -64,6 +65,12 @@ func TestStateRefused(t *testing.T) {
 		if err := open(state); err == nil || !strings.Contains(err.Error(), "begin anew with \"sealboot tuf trust\"") {
 			t.Errorf("%q: %v", content, err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(state, "trust.json"), []byte(`{"version":2,"Newer":1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(state); !errors.Is(err, strict.ErrNewer) || strings.Contains(err.Error(), "begin anew") {
+		t.Errorf("the state of a newer program: %v", err)
 	}
 }
 
