@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealboot/sealboot/measure/event"
 	"github.com/sealboot/sealboot/measure/fwlog"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // Describe names a record of the loader's log for people: "artifact kernel".
@@ -50,12 +51,9 @@ func firmwareHint(e fwlog.Event) string {
 
 // printable takes every step-th byte as a character, ASCII being the low half of UTF-16, up to the first that is none.
 func printable(data []byte, step int) string {
-	var b strings.Builder
-	for i := 0; i < len(data) && b.Len() < maxHint; i += step {
-		if data[i] < ' ' || data[i] > '~' {
-			break
-		}
-		b.WriteByte(data[i])
+	var text []byte
+	for i := 0; i < len(data) && len(text) < maxHint; i += step {
+		text = append(text, data[i])
 	}
-	return strings.TrimSpace(b.String())
+	return strings.TrimSpace(plaintext.Prefix(text))
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // Code names why evidence was denied. Codes are stable: people write alerts on them.
@@ -155,14 +157,5 @@ func NewFailure(code Code, decision string, reasons []Reason) []byte {
 
 // Clean makes text of the other side fit for one line of a log or a terminal: printable ASCII, at most 240 bytes.
 func Clean(s string) string {
-	cut := s
-	if len(cut) > maxReasonText {
-		cut = cut[:maxReasonText-3] + "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, cut)
+	return plaintext.Line(s, maxReasonText)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/boot/publish/tufrepo"
 	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/boot/source/tuf/bundle"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 func newTUFCmd() *cobra.Command {
@@ -108,9 +109,9 @@ func changingBy(signer *tufSigner, cmd *cobra.Command, changes func(args []strin
 func printTUFStatus(w io.Writer, s tufrepo.Status) error {
 	var b strings.Builder
 	for _, role := range slices.Sorted(maps.Keys(s.Versions)) {
-		fmt.Fprintf(&b, "%s %d", tufrepo.Printable(role), s.Versions[role])
+		fmt.Fprintf(&b, "%s %d", plaintext.Escape(role), s.Versions[role])
 		if m, ok := s.Missing[role]; ok {
-			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, tufrepo.Printable(strings.Join(m.Keys, ", ")))
+			fmt.Fprintf(&b, ": needs %d more of the signatures of %s", m.Need, plaintext.Escape(strings.Join(m.Keys, ", ")))
 		}
 		b.WriteByte('\n')
 	}

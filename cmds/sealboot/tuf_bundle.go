@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealboot/sealboot/boot/publish/tufrepo"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 func newTUFBundleCmd() *cobra.Command {
@@ -81,7 +82,7 @@ func printSeal(w io.Writer, m tufrepo.Missing, dir, file string) (err error) {
 		_, err = fmt.Fprintln(w, "sealed")
 	} else {
 		_, err = fmt.Fprintf(w, "devices refuse it: the seal needs %d more of the signatures of %s; add them with \"sealboot tuf seal %s %s\"\n",
-			m.Need, tufrepo.Printable(strings.Join(m.Keys, ", ")), dir, file)
+			m.Need, plaintext.Escape(strings.Join(m.Keys, ", ")), dir, file)
 	}
 	return err
 }

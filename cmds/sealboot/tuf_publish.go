@@ -19,6 +19,7 @@ import (
 	"github.com/sealboot/sealboot/boot/publish/tufrepo"
 	"github.com/sealboot/sealboot/boot/source/tuf"
 	"github.com/sealboot/sealboot/boot/source/tuf/image"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // tufImage are the flags that make a target bootable.
@@ -274,7 +275,7 @@ alone.`,
 			fmt.Fprintln(w, "ROLE\tVERSION\tEXPIRES\tTARGETS")
 			for _, name := range slices.Sorted(maps.Keys(report.Roles)) {
 				r := report.Roles[name]
-				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", tufrepo.Printable(name), r.Version, r.Expires.Format(time.RFC3339), r.Targets)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%d\n", plaintext.Escape(name), r.Version, r.Expires.Format(time.RFC3339), r.Targets)
 			}
 			fmt.Fprintf(w, "\nThe root that devices measure: sha256:%x\n", report.Root)
 			return w.Flush()

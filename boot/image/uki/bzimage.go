@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // BzImage is what the boot header of an x86 kernel says (boot.rst).
@@ -49,17 +51,7 @@ func ParseBzImage(r io.ReaderAt, size int64) (*BzImage, error) {
 		if err := readAt(r, v, at+0x200, size); err != nil {
 			return nil, err
 		}
-		b.Version = cString(v)
+		b.Version = plaintext.Prefix(v)
 	}
 	return b, nil
-}
-
-// cString returns the printable ASCII up to the first other byte.
-func cString(b []byte) string {
-	for i, c := range b {
-		if c < ' ' || c > '~' {
-			return string(b[:i])
-		}
-	}
-	return string(b)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 
 	"github.com/sealboot/sealboot/boot/image/xzstream"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // zbootMagic stands after the MZ of an EFI zboot image.
@@ -38,7 +39,7 @@ func ParseZboot(r io.ReaderAt, size int64) (*Zboot, error) {
 	z := &Zboot{
 		Offset:      int64(binary.LittleEndian.Uint32(h[8:])),
 		Size:        int64(binary.LittleEndian.Uint32(h[12:])),
-		Compression: cString(h[24:56]),
+		Compression: plaintext.Prefix(h[24:56]),
 	}
 	if z.Offset < int64(len(h)) || z.Offset > size || z.Size > size-z.Offset {
 		return nil, fmt.Errorf("%w: zboot payload of %d bytes at %d is beyond its %d bytes", ErrFormat, z.Size, z.Offset, size)

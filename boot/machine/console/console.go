@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/boot/flow"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 const (
@@ -70,7 +71,7 @@ func New(o Options) *Console {
 func (c *Console) Title(name, version string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.write("\nSealboot " + clean(version) + "  " + clean(name) + "\n\n")
+	c.write("\nSealboot " + plaintext.Lines(version, maxText) + "  " + plaintext.Lines(name, maxText) + "\n\n")
 	c.emit(message{Event: "title", Text: name, Version: version})
 }
 
@@ -133,7 +134,7 @@ func (c *Console) End(text string) {
 	defer c.mu.Unlock()
 	c.endStage()
 	c.stage = ""
-	c.write("\n " + clean(text) + "\n")
+	c.write("\n " + plaintext.Lines(text, maxText) + "\n")
 	c.emit(message{Event: "end", Text: text})
 }
 
@@ -156,13 +157,13 @@ func (c *Console) paragraph(label, text string) {
 		c.newLine()
 		c.write(strings.Repeat(" ", margin))
 	}
-	lines := wrap(label+clean(text), width-1-margin-timeWidth)
+	lines := wrap(label+plaintext.Lines(text, maxText), width-1-margin-timeWidth)
 	c.write(strings.Join(lines, "\n"+strings.Repeat(" ", margin)))
 	c.column = margin + len([]rune(lines[len(lines)-1]))
 }
 
 func (c *Console) labelled(label, text string) {
-	lines := wrap(clean(text), width-1-margin)
+	lines := wrap(plaintext.Lines(text, maxText), width-1-margin)
 	for i, l := range lines {
 		if i > 0 {
 			label = ""
@@ -215,19 +216,3 @@ func wrap(text string, n int) []string {
 }
 
 const maxText = 2000 // bytes of one text; what is longer came from somebody hostile
-
-// clean makes text from outside fit to be shown: printable, and of an end.
-func clean(s string) string {
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "") + "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if r == '\n' {
-			return r
-		}
-		if r < ' ' || r == 0x7f || r > '~' {
-			return '?'
-		}
-		return r
-	}, s)
-}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // Diff is what would be signed, as a difference to what is published. It compares
@@ -40,7 +41,7 @@ type RoleDiff struct {
 func (d Diff) String() string {
 	var b strings.Builder
 	for _, r := range d.Roles {
-		name := Printable(r.Role)
+		name := plaintext.Escape(r.Role)
 		if r.From == 0 {
 			fmt.Fprintf(&b, "%s: new, version %d\n", name, r.To)
 		} else {
@@ -50,10 +51,10 @@ func (d Diff) String() string {
 			fmt.Fprintf(&b, "  %s\n", line)
 		}
 		if len(r.Signed) > 0 {
-			fmt.Fprintf(&b, "  signed by %s\n", Printable(strings.Join(r.Signed, ", ")))
+			fmt.Fprintf(&b, "  signed by %s\n", plaintext.Escape(strings.Join(r.Signed, ", ")))
 		}
 		if len(r.Signing) > 0 {
-			fmt.Fprintf(&b, "  to be signed by %s\n", Printable(strings.Join(r.Signing, ", ")))
+			fmt.Fprintf(&b, "  to be signed by %s\n", plaintext.Escape(strings.Join(r.Signing, ", ")))
 		}
 	}
 	if d.Draft != "" {
@@ -64,7 +65,7 @@ func (d Diff) String() string {
 		fmt.Fprintf(&b, "draft %s%s\n", d.Draft, from)
 	}
 	for _, e := range d.Expired {
-		fmt.Fprintf(&b, "warning: %s\n", Printable(e))
+		fmt.Fprintf(&b, "warning: %s\n", plaintext.Escape(e))
 	}
 	return b.String()
 }
@@ -188,7 +189,7 @@ func compareLists(path string, before, after []any) []string {
 	if b, a := byName(before), byName(after); b != nil && a != nil {
 		lines := compareMaps(path, b, a)
 		if was, is := order(before, a), order(after, b); !slices.Equal(was, is) {
-			lines = append(lines, fmt.Sprintf("~ %s: order %s -> %s", path, Printable(strings.Join(was, ", ")), Printable(strings.Join(is, ", "))))
+			lines = append(lines, fmt.Sprintf("~ %s: order %s -> %s", path, plaintext.Escape(strings.Join(was, ", ")), plaintext.Escape(strings.Join(is, ", "))))
 		}
 		return lines
 	}
@@ -260,14 +261,7 @@ func compact(v any) string {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Sprintf("%+q", fmt.Sprint(v))
 	}
-	return Printable(strings.TrimSuffix(b.String(), "\n"))
-}
-
-// Printable escapes everything that a terminal could take for more than a letter:
-// whoever may sign one role of a repository chooses names that others print.
-func Printable(s string) string {
-	q := strconv.QuoteToASCII(s)
-	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
+	return plaintext.Escape(strings.TrimSuffix(b.String(), "\n"))
 }
 
 // sealDiff is what a seal says, for its signer.
@@ -277,7 +271,7 @@ func sealDiff(p *published, md *targetsMD, files []string, signing []string) Dif
 		fmt.Sprintf("+ expires: %s", md.Signed.Expires.UTC().Format(time.RFC3339)),
 		fmt.Sprintf("+ timestamp: %s", compact(md.Signed.Targets[tuf.RoleTimestamp+".json"])))
 	for _, name := range slices.Sorted(maps.Keys(p.roles)) {
-		r.Lines = append(r.Lines, fmt.Sprintf("+ %s: version %d", Printable(name), p.version(name)))
+		r.Lines = append(r.Lines, fmt.Sprintf("+ %s: version %d", plaintext.Escape(name), p.version(name)))
 	}
 	for _, file := range files {
 		r.Lines = append(r.Lines, fmt.Sprintf("+ file: %s", compact(file)))

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/sealboot/sealboot/boot/source/tuf"
+	"github.com/sealboot/sealboot/measure/plaintext"
 )
 
 // addDraft puts the draft on top. A draft that is not the next version of what
@@ -63,7 +64,7 @@ func readDraft(dir *os.Root) (roles map[string]any, files map[string][]byte, err
 		if !isRole || err != nil || name == "" {
 			continue
 		}
-		if Printable(name) != name { // it goes to terminals before anybody has vouched for it
+		if plaintext.Escape(name) != name { // it goes to terminals before anybody has vouched for it
 			return nil, nil, fmt.Errorf("%w: a role called %+q", ErrDraft, name)
 		}
 		data, err := readFile(dir, entry.Name())
@@ -105,7 +106,7 @@ func (e *Edit) checkDraft() error {
 		}
 		for _, a := range e.authorities(name) {
 			for _, id := range a.keyIDs {
-				if Printable(id) != id { // as for names of roles
+				if plaintext.Escape(id) != id { // as for names of roles
 					return fmt.Errorf("%w: a key called %+q", ErrDraft, id)
 				}
 				if !signed[id] {

@@ -196,7 +196,7 @@ func TestPure(t *testing.T) {
 	needed := make(map[Excuse]bool)
 	for _, pure := range []string{
 		"attest/verify", "attest/policy", "attest/wire", "attest/keys", "measure/strict", "measure/jsonlimit",
-		"measure/event", "measure/pcr", "measure/cel", "measure/fwlog", "measure/fwlog/armor",
+		"measure/event", "measure/pcr", "measure/plaintext", "measure/cel", "measure/fwlog", "measure/fwlog/armor",
 		"boot/image/cpio", "boot/image/uki", "boot/image/qcow2", "boot/image/xzstream", "boot/base/cmdline", "boot/image/unpack",
 	} {
 		t.Run(pure, func(t *testing.T) {

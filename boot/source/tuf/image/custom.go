@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sealboot/sealboot/measure/plaintext"
 	"github.com/sealboot/sealboot/measure/strict"
 )
 
@@ -177,5 +178,5 @@ func (l *Linux) Validate() error {
 
 // printable says whether s is at most max bytes of printable ASCII.
 func printable(s string, max int) bool {
-	return len(s) <= max && strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+	return len(s) <= max && plaintext.Is(s)
 }
