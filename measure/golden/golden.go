@@ -29,3 +29,6 @@ func Check(t *testing.T, path, got string) {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
 }
+
+// Update reports whether the test runs with -update.
+func Update() bool { return *update }
