@@ -1,9 +1,10 @@
 // Package verify is attestd's judgement: bytes in, verdict out. It does no I/O, sees no TPM, keeps no state.
 //
-// A server calls [Site.Challenge] for M1 and [Site.Judge] for M3; between them lies only the cookie. What is left to
-// the server is to claim the cookie and to write the audit record in one transaction, and then [NewRelease].
+// A server calls [Site.Challenge] for M1, [Site.Verify] for M3 and then [Verdict.Appraise]; between the messages lies
+// only the cookie. What is left to the server is to claim the cookie and to write the audit record in one
+// transaction, and then [NewRelease].
 //
-// [Site.Judge] checks in a fixed order, and the first failure is the verdict:
+// They check in a fixed order, and the first failure is the verdict:
 //
 //  1. M3, M1 and M2 are messages for this site; the cookie is authentic and fresh, it is for this M1, and M2 asked for
 //     what the cookie says. Against replay, against challenges of other sites, against a device that asks itself.
