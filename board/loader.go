@@ -41,7 +41,7 @@ type Options struct {
 	Cmdline string
 	// Out is the directory that receives the files; created when missing.
 	Out string
-	// Step is told what is being done, in a few words; nil for nobody.
+	// Step is told what is being done, in a few words; nil for no one.
 	Step func(string)
 	// Log receives the output of compilers; nil drops it.
 	Log io.Writer

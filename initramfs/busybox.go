@@ -84,7 +84,7 @@ func (o *Options) generate(ctx context.Context, tmp, arch, goroot string, output
 	if err != nil {
 		return fmt.Errorf("initramfs: work directory: %w", err)
 	}
-	var said bytes.Buffer // nobody else's: it may still be written to when we have returned
+	var said bytes.Buffer // no one else's: it may still be written to when we have returned
 	done := make(chan error, 1)
 	go func() {
 		defer dir.Close()

@@ -1,6 +1,6 @@
 // Package measure extends PCRs and keeps the log of it.
 //
-// Measuring comes before use: whoever is about to parse or run something records
+// Measuring comes before use: anyone who is about to parse or run something records
 // it here first, and does not go on if that fails. The packages below this one
 // define the events, read logs back, predict PCR values and keep the rollback
 // floor.

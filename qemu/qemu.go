@@ -56,7 +56,7 @@ type Config struct {
 	Disks []Disk
 	// TPM is the state directory of a TPM made by CreateTPM; empty means no TPM.
 	TPM string
-	// TPMFilter stands between the machine and its TPM; nil means nobody.
+	// TPMFilter stands between the machine and its TPM; nil means no one.
 	TPMFilter TPMFilter
 
 	// NoNetwork leaves the network card out. Otherwise the guest sits behind

@@ -9,7 +9,7 @@ import (
 )
 
 // processors says where the machine's processors are, and what they execute there,
-// for whoever has to find out why it stands still: a kernel that has just been
+// for anyone who has to find out why it stands still: a kernel that has just been
 // started has no console yet.
 func (vm *VM) processors() string {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

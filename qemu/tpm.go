@@ -21,7 +21,7 @@ type TPMOptions struct {
 	Banks string
 	// CA is the directory of the manufacturer's certificate authority, shared
 	// by all TPMs made with it and created when missing. Empty means a CA
-	// beside the state.
+	// next to the state.
 	CA string
 }
 

@@ -19,7 +19,7 @@ type TPMFilter func(command []byte, pass func(command []byte) (response []byte, 
 // between puts the filter on the line to a TPM and returns the machine's end.
 //
 // The line is swtpm's control channel. Over it QEMU sends, as a file descriptor
-// beside the bytes, its end of the channel for TPM commands: that is where the
+// next to the bytes, its end of the channel for TPM commands: that is where the
 // filter's own is put in its place.
 func (f TPMFilter) between(tpm *os.File) (machine *os.File, err error) {
 	defer tpm.Close()

@@ -158,7 +158,7 @@ func (vm *VM) event(name, reason string) {
 	case "RESET":
 		select {
 		case vm.resets <- struct{}{}:
-		default: // nobody reads, and 64 are enough for anybody
+		default: // no one reads, and 64 are enough for anybody
 		}
 	case "WATCHDOG":
 		vm.mu.Lock()

@@ -272,7 +272,7 @@ func testKexec(t *testing.T, iommu bool) {
 	wait(t, vm, qemu.Exit{Reason: "guest-shutdown"})
 }
 
-// TestStop pulls the plug of a machine that waits, and finds nothing left. Whoever
+// TestStop pulls the plug of a machine that waits, and finds nothing left. Anyone who
 // waited for it in vain learns where its processors are.
 func TestStop(t *testing.T) {
 	vm := start(t, machine(t, "guest.do=wait"))

@@ -147,7 +147,7 @@ func (v Volumes) format(ctx context.Context, key []byte, name, device string) er
 	return nil
 }
 
-// open gives cryptsetup the header that was checked, in a file that nobody else can change.
+// open gives cryptsetup the header that was checked, in a file that no one else can change.
 func (v Volumes) open(ctx context.Context, key, header []byte, name, device string) error {
 	fd, err := unix.MemfdCreate("luks-header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {

@@ -4,7 +4,7 @@
 // A boot is [Client.Hello] (the signed time), then after measuring [Client.Boot] (M1 to M4 and the activation in the
 // TPM), then [Client.Ack] (M5). The running OS uses [Client.Renew] and, as its TLS key, [AgentKey].
 //
-// Whoever is on the line can read and change everything, replay what he recorded and be attestd himself; TLS gives
+// Anyone who is on the line can read and change everything, replay what he recorded and be attestd himself; TLS gives
 // privacy only. What the device checks, and against what:
 //
 //   - Hello is signed over this request, whose nonce is fresh: against an old answer that turns the clock back.

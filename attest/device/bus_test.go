@@ -52,7 +52,7 @@ func (b *bus) Write(command []byte) (int, error) {
 func (b *bus) Read(p []byte) (int, error) { return b.buf.Read(p) }
 func (b *bus) Close() error               { return nil }
 
-// TestPCRChanged: somebody extends a PCR that nobody selected just before the activation. The TPM then wants the
+// TestPCRChanged: somebody extends a PCR that no one selected just before the activation. The TPM then wants the
 // policy to be run again; the device does that a bounded number of times.
 func TestPCRChanged(t *testing.T) {
 	for name, c := range map[string]struct {

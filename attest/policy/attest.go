@@ -11,7 +11,7 @@
 //
 // [Set.Appraise] closes these holes, in this order:
 //
-//   - Evidence in a PCR bank that the rules do not name: firmware may leave an active bank to whoever comes later.
+//   - Evidence in a PCR bank that the rules do not name: firmware may leave an active bank to anyone who comes later.
 //   - PCR 0-7 all zero: nothing measured the loader, so whatever the loader's PCRs say, anything may have said it.
 //   - No EK certificate where a device needs one.
 //   - A platform that differs from its profile, or whose root of trust the site refuses. A PCR without a rule must

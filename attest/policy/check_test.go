@@ -47,7 +47,7 @@ func TestChecks(t *testing.T) {
 		}),
 		"PCR 0 to 7":        profile(func(p *Profile) { rule(p, 3).PCR = 8 }),
 		"two rules for PCR": profile(func(p *Profile) { rule(p, 3).PCR = 2 }),
-		"a loader that nobody measures": func() Document {
+		"a loader that is not measured": func() Document {
 			l := loaderOf(firmwareLog(t))
 			l.PCR4 = nil
 			return l

@@ -15,7 +15,7 @@ import (
 	"github.com/sealboot/sealboot/measure/pcr"
 )
 
-// A denial is worth little unless it names what differs. So what nobody knows is compared with the reference that has
+// A denial is worth little unless it names what differs. So what no one knows is compared with the reference that has
 // most in common with it; between equals with the newest, which is the last.
 
 // imageReason names the first artifact that differs from the closest image.

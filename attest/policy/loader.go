@@ -24,7 +24,7 @@ func (l *Loader) check() error {
 		return err
 	}
 	if len(l.PCR4) == 0 {
-		return errors.New("pcr4: a loader that nobody measures cannot be told from another")
+		return errors.New("pcr4: a loader that is not measured cannot be told from another")
 	}
 	for _, d := range slices.Concat(l.PCR4, l.PCR11) {
 		if err := d.check(); err != nil {

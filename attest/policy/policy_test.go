@@ -123,7 +123,7 @@ func good(t testing.TB) (*verify.Verified, *Set) {
 }
 
 // TestRenewalRoot has two platforms that differ in PCR 3 alone, which a renewal does not quote: it counts as of the one
-// with the stronger root of trust, so that nobody is denied for a likeness.
+// with the stronger root of trust, so that no one is denied for a likeness.
 func TestRenewalRoot(t *testing.T) {
 	v, set := good(t)
 	twin := *set.Profiles[0]

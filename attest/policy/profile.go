@@ -19,7 +19,7 @@ type RootOfTrust string
 const (
 	RootHardware RootOfTrust = "hardware" // the processor verifies or measures the first code (Boot Guard, PSB, fused ROM)
 	RootLocked   RootOfTrust = "locked"   // the first code lies in flash that is locked until reset
-	RootWritable RootOfTrust = "writable" // whoever can write flash can replay a good log: coreboot without a lock
+	RootWritable RootOfTrust = "writable" // anyone who can write flash can replay a good log: coreboot without a lock
 	RootVirtual  RootOfTrust = "virtual"  // a virtual machine: the host decides
 )
 
@@ -149,7 +149,7 @@ func RecordProfile(name string, root RootOfTrust, log *fwlog.Log, dummy *Loader)
 			continue
 		}
 		if e := stranger(bank, events, dummy); e != nil {
-			return nil, fmt.Errorf("record profile %s: event %d in PCR %d is a program that ran beside the loader (%x): a shell or "+
+			return nil, fmt.Errorf("record profile %s: event %d in PCR %d is a program that ran next to the loader (%x): a shell or "+
 				"another boot loader could change ours; remove its boot option, or review it and add its digest by hand",
 				name, e.Num, index, e.Digests[bank])
 		}

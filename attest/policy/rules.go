@@ -19,7 +19,7 @@ type Rules struct {
 	// word. One that its firmware does not extend is all zero, so that any OS can extend into it what another machine
 	// would have measured. List "sha384" only if the firmware of every device extends that bank.
 	Banks []string `json:"banks,omitempty"`
-	// AllowUnverifiedDisk accepts a disk that nobody verifies when it is booted again. It is then worth as little as
+	// AllowUnverifiedDisk accepts a disk that no one verifies when it is booted again. It is then worth as little as
 	// the machine's physical security.
 	AllowUnverifiedDisk bool `json:"allowUnverifiedDisk,omitempty"`
 }

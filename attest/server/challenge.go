@@ -60,7 +60,7 @@ func (s *Server) endorsed(d *wire.Device) error {
 	return s.verifier.Endorsed(d, s.Now())
 }
 
-// meet deals with a device that nobody enrolled: with a join token it is put on the waiting list.
+// meet deals with a device that no one enrolled: with a join token it is put on the waiting list.
 func (s *Server) meet(ctx context.Context, r *http.Request, m1 []byte, claimed *wire.Device) error {
 	ek := claimed.ID()
 	unknown := refuse(http.StatusForbidden, wire.CodeDevice, "this device is not enrolled: sealboot enrol --hash "+ek,
@@ -83,7 +83,7 @@ func (s *Server) meet(ctx context.Context, r *http.Request, m1 []byte, claimed *
 			return refuse(http.StatusForbidden, wire.CodeEK, wire.Clean(err.Error())+"; an operator can vouch for this device: sealboot enrol --hash-suffices --hash "+ek,
 				fmt.Errorf("device %s would join with token %s: %w", ek, t.Name, err))
 		}
-		// Nobody had its TPM at hand: it writes its rollback floor in its first boot.
+		// No one had its TPM at hand: it writes its rollback floor in its first boot.
 		d := store.Device{ID: ek, EKs: []string{ek}, RepairFloor: new(int64)}
 		err := s.Store.Join(ctx, t.Name, d, store.Event{Kind: "enrol", Actor: "token " + t.Name, Detail: map[string]string{"remote": r.RemoteAddr}})
 		switch {

@@ -41,7 +41,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return &countedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
 		l.refused()
-		_ = c.Close() // nobody waits for it
+		_ = c.Close() // no one waits for it
 	}
 }
 

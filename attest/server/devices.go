@@ -29,7 +29,7 @@ func (s *Server) Devices() http.Handler {
 }
 
 // handler answers the body of a request. An error becomes a [wire.Failure]: a *failure says which, any
-// other is logged here and shown to nobody.
+// other is logged here and shown to no one.
 type handler func(ctx context.Context, r *http.Request, body []byte) ([]byte, error)
 
 // failure is an answer that is not a success.

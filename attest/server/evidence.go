@@ -227,7 +227,7 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 	}
 	if v := d.verdict.Verified; v != nil {
 		event.Detail["transcript"] = hex.EncodeToString(v.Transcript[:])
-		// For whoever looks into an incident: which decisions were made in one boot.
+		// For anyone who looks into an incident: which decisions were made in one boot.
 		event.Detail["resets"], event.Detail["restarts"] = fmt.Sprint(v.Clock.ResetCount), fmt.Sprint(v.Clock.RestartCount)
 	}
 	if out.Allow {
@@ -246,7 +246,7 @@ func (s *Server) record(d *decision, remote string) store.Decision {
 	} else {
 		status.Stage, status.Reason = string(d.verdict.Reasons[0].Code), reasonText(d.verdict.Reasons)
 		event.Stage, event.Reason = status.Stage, status.Reason
-		// The text has digests cut; whoever investigates needs the whole of the first.
+		// The text has digests cut; anyone who investigates needs the whole of the first.
 		event.Detail["found"], event.Detail["expected"] = wire.Clean(d.verdict.Reasons[0].Found), wire.Clean(d.verdict.Reasons[0].Expected)
 	}
 	out.Status, out.Event = status, event

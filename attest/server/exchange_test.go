@@ -174,7 +174,7 @@ func TestUnknownAndBlockedDevices(t *testing.T) {
 	if got := l.server.strangers.list(); len(got) != 1 {
 		t.Errorf("strangers %+v", got)
 	}
-	// A wrong token admits nobody, the right one to the waiting list only.
+	// A wrong token admits no one, the right one to the waiting list only.
 	m.JoinToken = []byte("wrong")
 	token := store.Token{Name: "batch", Secret: []byte("right"), Expires: time.Now().Add(time.Hour), Uses: 1}
 	if err := l.store.AddToken(ctx, token, store.Event{Kind: "token"}); err != nil {

@@ -60,7 +60,7 @@ func (s *Server) checkSite(name string) error {
 	return nil
 }
 
-// report notes what a device says of a failed boot. Nobody signed it; it is shown to people.
+// report notes what a device says of a failed boot. No one signed it; it is shown to people.
 func (s *Server) report(ctx context.Context, r *http.Request, body []byte) ([]byte, error) {
 	var m wire.Report
 	if err := wire.Unmarshal(body, &m); err != nil {
@@ -100,7 +100,7 @@ func (s *Server) attempt(ctx context.Context, k kind, d store.Device, st store.S
 	return s.Store.SetAttempt(ctx, d.ID, st)
 }
 
-// strangers remembers the last devices that nobody enrolled, so that an operator finds the hash of the
+// strangers remembers the last devices that no one enrolled, so that an operator finds the hash of the
 // box that has just been plugged in. It is bounded and in memory only.
 type strangers struct {
 	mu   sync.Mutex

@@ -185,7 +185,7 @@ func TestQuarantinedWhileJudged(t *testing.T) {
 	}
 }
 
-// TestRenewalNeedsAProvenBoot: before M5 nobody knows that the AK lives beside the EK.
+// TestRenewalNeedsAProvenBoot: before M5 no one knows that the AK lives next to the EK.
 func TestRenewalNeedsAProvenBoot(t *testing.T) {
 	l := newLab(t)
 	m := l.machine(1)
@@ -232,7 +232,7 @@ func TestTruncatedAndSilentClients(t *testing.T) {
 }
 
 // TestCertificateOfAWrongClock sets attestd's clock right after it was a year ahead: the certificate that it made
-// meanwhile is valid for nobody, and goes.
+// meanwhile is valid for no one, and goes.
 func TestCertificateOfAWrongClock(t *testing.T) {
 	now := time.Now()
 	key, err := ca.NewKey()
@@ -323,7 +323,7 @@ func TestRateLimit(t *testing.T) {
 	if len(l.buckets) > maxBuckets+1 {
 		t.Errorf("%d buckets, want at most %d", len(l.buckets), maxBuckets+1)
 	}
-	// Whoever has that many networks keeps others out only as long as he goes on in all of them.
+	// Anyone who has that many networks keeps others out only as long as he goes on in all of them.
 	now = now.Add(3 * time.Second)
 	for range 10 {
 		l.allow(network("[2001:db9::1]:1"), now)

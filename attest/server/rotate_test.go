@@ -10,7 +10,7 @@ import (
 	"github.com/sealboot/sealboot/attest/wire"
 )
 
-// TestRotation follows docs/operations.md: a second directory with new keys beside the first, over the same store and
+// TestRotation follows docs/operations.md: a second directory with new keys next to the first, over the same store and
 // with the same seal key, while devices change from the old loader to the new one.
 func TestRotation(t *testing.T) {
 	before := newLab(t)

@@ -18,7 +18,7 @@ func TestOperatorsSecrets(t *testing.T) {
 	l := newLab(t)
 	m := l.machine(1)
 	id := l.enrol(m)
-	// An operator's process beside attestd.
+	// An operator's process next to attestd.
 	operator, err := site.Load(l.dir, l.server.Now)
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ type Record struct {
 	Body    json.RawMessage `json:"body"` // a body: Event with its time
 }
 
-// Head is the end of a chain, signed. Whoever kept an older head can tell whether the log was cut.
+// Head is the end of a chain, signed. Anyone who kept an older head can tell whether the log was cut.
 type Head struct {
 	Replica   string    `json:"replica"`
 	Seq       int64     `json:"seq"`

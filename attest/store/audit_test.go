@@ -76,7 +76,7 @@ func TestAuditChain(t *testing.T) {
 	})
 }
 
-// TestVerifyAudit changes the log behind the store's back, as whoever can write to the database could.
+// TestVerifyAudit changes the log behind the store's back, as anyone who can write to the database could.
 func TestVerifyAudit(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, f *fixture) {
 		s, ctx := f.open(t, "a"), t.Context()

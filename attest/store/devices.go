@@ -34,7 +34,7 @@ type Device struct {
 	// be formatted.
 	MayFormat bool `json:"mayFormat"`
 	// AKName and AgentName are the TPM Names (hex) of the keys that an acknowledged boot proved to live
-	// beside the endorsement key. A renewal, which proves no such thing, must show the same.
+	// next to the endorsement key. A renewal, which proves no such thing, must show the same.
 	AKName    string `json:"akName,omitempty"`
 	AgentName string `json:"agentName,omitempty"`
 	// RepairFloor is an order to write a rollback floor that is missing, destroyed or too high, with this image

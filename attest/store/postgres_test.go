@@ -83,7 +83,7 @@ func startCluster(t *testing.T) string {
 	return dir
 }
 
-// runPostgres runs initdb and postgres with these files beside its sockets, as user "nobody" when the test runs as
+// runPostgres runs initdb and postgres with these files next to its sockets, as user "no one" when the test runs as
 // root, which PostgreSQL refuses to. It returns the directory, or "" when there is no PostgreSQL.
 func runPostgres(t *testing.T, files map[string][]byte, options ...string) (dir string, stop func()) {
 	t.Helper()

@@ -65,7 +65,7 @@ type Store struct {
 	signer  crypto.Signer
 	now     func() time.Time
 	// write holds a token while somebody writes, one a process: SQLite allows one writer, and the audit chain is
-	// serial anyhow. It is no mutex, so that nobody waits longer than its context.
+	// serial anyhow. It is no mutex, so that no one waits longer than its context.
 	write chan struct{}
 }
 

@@ -265,7 +265,7 @@ func TestConfirm(t *testing.T) {
 }
 
 // TestLateConfirm holds an acknowledgement back: until after that of a later boot and an operator's orders, and for ever.
-// Whoever has the line can do so; it must not undo what came after.
+// Anyone who has the line can do so; it must not undo what came after.
 func TestLateConfirm(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, f *fixture) {
 		now := start

@@ -11,7 +11,7 @@
 //  2. The quote is TPM-generated (magic), is a quote (type), has T as extraData, and covers exactly the PCRs and the
 //     bank of the challenge. Against certify or NV blobs in the quote's place, other PCRs, resettable PCRs, other banks.
 //  3. The EK has one of the TCG's templates, AK and agent key have the site's templates with the release key's policy
-//     in them; no key is weak. Against software keys with other attributes and keys whose use nobody approves.
+//     in them; no key is weak. Against software keys with other attributes and keys whose use no one approves.
 //  4. The AK signed the quote, with the scheme of its template.
 //  5. The PCR values that came with it have the quote's digest.
 //  6. The AK certified the agent key, with T as extraData.
@@ -20,7 +20,7 @@
 //  8. The markers in the image PCR fit the phase: none at boot, one cap at the very end for a renewal.
 //  9. The appraisal policy agrees.
 //
-// That AK and EK live in one TPM is not shown by any of this: nobody but the TPM can show it, by opening the credential
+// That AK and EK live in one TPM is not shown by any of this: no one but the TPM can show it, by opening the credential
 // in M4. So M4 says nothing in clear that is worth having, and enrolment waits for M5.
 //
 // A [Verdict] carries the verified values. Raw evidence is not looked at again.

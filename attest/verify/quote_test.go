@@ -76,7 +76,7 @@ func TestCheckSignature(t *testing.T) {
 	}
 }
 
-// TestAgentSelectionMustBeQuoted pins that no agent key is approved for a PCR whose value nobody vouched for.
+// TestAgentSelectionMustBeQuoted pins that no agent key is approved for a PCR whose value no one vouched for.
 func TestAgentSelectionMustBeQuoted(t *testing.T) {
 	v := &Verified{
 		PCRs:           keys.PCRs{Bank: tpm2.TPMAlgSHA256, Index: []int{0, 4}, Values: [][]byte{make([]byte, 32), make([]byte, 32)}},

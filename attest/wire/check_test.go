@@ -95,7 +95,7 @@ func TestCookieBank(t *testing.T) {
 	}
 }
 
-// TestLimits has what is just short enough and, what is right beside the characters that are allowed.
+// TestLimits has what is just short enough and, what is next to the characters that are allowed.
 func TestLimits(t *testing.T) {
 	all := examples(t)
 	for name, m := range map[string]Message{

@@ -37,11 +37,11 @@ const (
 	CodeLoader       Code = "loader"          // the loader (UKI) is not a known one
 	CodeFirmware     Code = "firmware"        // platform firmware differs from its profile
 	CodeRollback     Code = "rollback"        // older than what this device has run
-	CodeUnverified   Code = "disk-unverified" // a disk that nobody verifies again
+	CodeUnverified   Code = "disk-unverified" // a disk that no one verifies again
 	CodePolicy       Code = "policy"          // another rule of the appraisal policy
 )
 
-// Reason is one finding against the evidence. Texts that come from the device are quoted and cut; whoever shows
+// Reason is one finding against the evidence. Texts that come from the device are quoted and cut; anyone who shows
 // them escapes them for his medium.
 type Reason struct {
 	Code     Code   `json:"code"`

@@ -13,7 +13,7 @@ import (
 // Release is M4, signed under [DomainRelease] over T.
 //
 // In phase boot everything that names the device is inside Box, the agent certificate too: until the credential has
-// been activated nobody knows that the AK lives beside the EK, and anyone can send the public key of an EK. In phase
+// been activated no one knows that the AK lives next to the EK, and anyone can send the public key of an EK. In phase
 // renew there is no activation: attestd answers only to the AK and agent key that an earlier boot has proven.
 type Release struct {
 	Version  int    `json:"version"`
@@ -111,7 +111,7 @@ func OpenSecrets(k []byte, t [32]byte, decision string, box []byte) (*Secrets, e
 	return &s, nil
 }
 
-// AgentApproval is what the OS needs, beside the certificate, to use the agent key: the policy that the TPM will
+// AgentApproval is what the OS needs, next to the certificate, to use the agent key: the policy that the TPM will
 // insist on, and the release key's signature over it. It is public, and handed over as a file.
 type AgentApproval struct {
 	Version    int    `json:"version"`

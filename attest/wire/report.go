@@ -2,7 +2,7 @@ package wire
 
 import "errors"
 
-// Report tells attestd about a boot that failed before or outside of attestation. Nobody signs it: it is a hint for
+// Report tells attestd about a boot that failed before or outside of attestation. No one signs it: it is a hint for
 // people, shown escaped and never decided upon.
 type Report struct {
 	Version int    `json:"version"`

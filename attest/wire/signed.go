@@ -82,7 +82,7 @@ func Open(key crypto.PublicKey, d Domain, binding [32]byte, raw []byte, m Messag
 }
 
 // Payload decodes the payload of an envelope whose authenticity is shown by other means, as attestd does with its
-// own M2 that comes back beside the cookie.
+// own M2 that comes back next to the cookie.
 func Payload(raw []byte, m Message) error {
 	var s Signed
 	if err := Unmarshal(raw, &s); err != nil {

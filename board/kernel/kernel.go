@@ -190,7 +190,7 @@ func options(fragment []byte) []string {
 	return out
 }
 
-// lock takes the lock file at path, waiting for whoever holds it.
+// lock takes the lock file at path, waiting for the process that holds it.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -214,7 +214,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	}
 }
 
-// build makes the kernel in a work directory and moves the result to dir. Whoever
+// build makes the kernel in a work directory and moves the result to dir. Anyone who
 // has the lock has the work directory: what a build that was killed left there goes.
 func (c *Config) build(ctx context.Context, dir string) error {
 	work := dir + ".work"
@@ -262,7 +262,7 @@ func (c *Config) build(ctx context.Context, dir string) error {
 }
 
 // patch applies the patches. One that does not fit, not even moved by some lines, is
-// an error: nobody would miss what it does until a machine does.
+// an error: no one would miss what it does until a machine does.
 func (c *Config) patch(ctx context.Context, tree string) error {
 	if _, err := exec.LookPath("patch"); err != nil {
 		return fmt.Errorf("kernel: building a kernel needs patch: %w", err)

@@ -77,7 +77,7 @@ func (s *Site) check() error {
 	p.oneOf("clock", s.Clock, "require", "prefer", "off")
 	p.oneOf("floor", s.Floor, FloorRequire, FloorOptional)
 	if s.Clock == "off" && !s.Lab {
-		p.addf("clock", `"off" is for the lab: want "lab": true beside it`)
+		p.addf("clock", `"off" is for the lab: want "lab": true with it`)
 	}
 	if s.Console.JSON != "" && !device.MatchString(s.Console.JSON) {
 		p.addf("console.json", "want a device such as /dev/ttyS1, found %q", shorten(s.Console.JSON))
@@ -95,7 +95,7 @@ func (s *Site) check() error {
 	}
 	p.oneOf("end", s.End, "retry", "reboot", "poweroff", "shell")
 	if s.End == "shell" && !s.Shell {
-		p.addf("end", `"shell" needs an initramfs with a shell: want "shell": true beside it`)
+		p.addf("end", `"shell" needs an initramfs with a shell: want "shell": true with it`)
 	}
 	return errors.Join(p...)
 }
@@ -130,7 +130,7 @@ func (s *Site) checkPCRs(p *problems) {
 func (s *Site) checkAttestd(p *problems) {
 	if s.Attestd == nil {
 		if s.ServerKey != nil || s.ReleaseKey != nil {
-			p.addf("attestd", "want it beside serverKey and releaseKey, found none")
+			p.addf("attestd", "want it together with serverKey and releaseKey, found none")
 		}
 		return
 	}
@@ -158,7 +158,7 @@ func (s *Site) checkAttestd(p *problems) {
 		return
 	}
 	if u.Scheme == "http" && !s.Lab {
-		p.addf("attestd.url", `want https, found http; it is for the lab: want "lab": true beside it`)
+		p.addf("attestd.url", `want https, found http; it is for the lab: want "lab": true with it`)
 	}
 	if u.Scheme == "https" && s.Attestd.CA == "" {
 		p.addf("attestd.ca", "want the site's CA, since the url is https; found none")
@@ -249,7 +249,7 @@ func (s *Site) checkAuth(p *problems, at string, src *Source) {
 	}
 	none := a.Token == "" && a.Username == "" && a.Cert == ""
 	if none || a.Token != "" && a.Username != "" || (a.Username == "") != (a.Password == "") || (a.Cert == "") != (a.Key == "") {
-		p.addf(at+".auth", "want username and password, or token, or cert and key, or these beside one of the others")
+		p.addf(at+".auth", "want username and password, or token, or cert and key, or these together with one of the others")
 	} else if a.Cert != "" {
 		if _, err := tls.X509KeyPair([]byte(a.Cert), []byte(a.Key)); err != nil {
 			p.addf(at+".auth.cert", "want a certificate in PEM that belongs to key, found something else")
@@ -262,7 +262,7 @@ func (s *Site) checkAuth(p *problems, at string, src *Source) {
 		p.addf(at+".auth.registry", "want the registry that the credentials are for, since targets may name any; found none")
 	}
 	if src.PlainHTTP && !s.Lab {
-		p.addf(at+".auth", `want none beside plainHTTP, which would show it to everybody, unless "lab" is true`)
+		p.addf(at+".auth", `want none with plainHTTP, which would show it to everybody, unless "lab" is true`)
 	}
 }
 
@@ -279,7 +279,7 @@ func (s *Site) checkKeys(p *problems, at string, src *Source) {
 	}
 	switch {
 	case len(src.Keys) == 0 && src.Threshold != 0:
-		p.addf(at+".threshold", "want it beside keys, found no keys")
+		p.addf(at+".threshold", "want it together with keys, found no keys")
 	case src.Threshold < 0 || src.Threshold > len(src.Keys):
 		p.addf(at+".threshold", "want 1 to %d, the number of keys, found %d", len(src.Keys), src.Threshold)
 	}
@@ -305,14 +305,14 @@ func (src *Source) Vouched() bool {
 
 // checkJudged refuses an image that nothing would judge: neither a signature,
 // nor its digest, nor an attestation server. A server comes too late for what is
-// written to a disk: whoever answers for the registry could wipe it.
+// written to a disk: anyone who answers for the registry could wipe it.
 func (s *Site) checkJudged(p *problems, at string, src *Source) {
 	if src.Vouched() {
 		return
 	}
 	switch {
 	case src.Disk != "":
-		p.addf(at+".disk", "want keys or a ref with a digest beside it, found neither: the disk is overwritten before attestd judges the image")
+		p.addf(at+".disk", "want keys or a ref with a digest with it, found neither: the disk is overwritten before attestd judges the image")
 	case s.Attestd == nil:
 		p.addf(at+".keys", "want a key, or a ref with a digest, or an attestd; or nothing would judge the image")
 	}

@@ -98,7 +98,7 @@ func (h *Host) check() error {
 		}
 	}
 	if h.Proxy == "" && len(h.NoProxy) > 0 {
-		p.addf("noProxy", "want it beside proxy, found no proxy")
+		p.addf("noProxy", "want it together with proxy, found no proxy")
 	}
 	for i, s := range h.NoProxy {
 		if !noProxy.MatchString(s) {
@@ -139,7 +139,7 @@ func (n *Interface) check(p *problems, at string) {
 		}
 	}
 	if len(n.Addresses) > 0 && len(n.Methods) > 0 {
-		p.addf(at+".methods", "want none beside addresses: a link is static or automatic")
+		p.addf(at+".methods", "want none with addresses: a link is static or automatic")
 	}
 }
 
@@ -151,7 +151,7 @@ func (n *Interface) checkAddresses(p *problems, at string) {
 		}
 	}
 	if len(n.Gateways) > 0 && len(n.Addresses) == 0 {
-		p.addf(at+".gateways", "want them beside addresses, found no addresses")
+		p.addf(at+".gateways", "want them together with addresses, found no addresses")
 	}
 	families := make(map[bool]bool)
 	for i, s := range n.Gateways {

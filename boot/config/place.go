@@ -36,7 +36,7 @@ type Place interface {
 // FindHost returns the bytes of the first host config there is, and the name
 // of its place. No host config anywhere is no error: raw is nil. A place that
 // has one but cannot be read ends the search with an error, because falling
-// through would let whoever breaks one place choose another.
+// through would let anyone who breaks one place choose another.
 func FindHost(ctx context.Context, places []Place) (raw []byte, place string, err error) {
 	for _, p := range places {
 		raw, err := p.Read(ctx)
@@ -101,7 +101,7 @@ func (p volumePlace) Read(ctx context.Context) (b []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = unmount() }() // one that stays mounted is in nobody's way
+	defer func() { _ = unmount() }() // one that stays mounted is in no one's way
 	// A link on the volume must not lead out of it.
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -2,7 +2,7 @@
 //
 // The site config is part of the loader image: it holds the trust roots of a
 // site and says what to boot. The host config belongs to one machine and says
-// nothing but how it reaches the network; whoever can write it can at most
+// nothing but how it reaches the network; anyone who can write it can at most
 // keep the machine offline.
 //
 // Both are strict JSON: unknown and repeated fields are refused, and every
@@ -99,12 +99,12 @@ type Attestd struct {
 	// Attempts is how often it is asked for the release of a measured image
 	// before the machine is reset; 0 means 8.
 	Attempts int `json:"attempts,omitempty"`
-	// JoinToken lets a machine that nobody enrolled ask to be: it then waits for
-	// an operator. Whoever has the loader's image can read it.
+	// JoinToken lets a machine that no one enrolled ask to be: it then waits for
+	// an operator. Anyone who has the loader's image can read it.
 	JoinToken string `json:"joinToken,omitempty"`
 }
 
-// A Console is where a boot is shown, beside the kernel's console.
+// A Console is where a boot is shown, next to the kernel's console.
 type Console struct {
 	// Lines shows progress as lines, not as a bar that is redrawn: for
 	// consoles that are recorded.
@@ -150,7 +150,7 @@ type Source struct {
 	// PlainHTTP fetches without TLS.
 	PlainHTTP bool `json:"plainHTTP,omitempty"`
 	// Auth is shown to the registry. It is in the loader image, readable by
-	// whoever holds the machine: give it read access and nothing more.
+	// anyone who holds the machine: give it read access and nothing more.
 	Auth *Auth `json:"auth,omitempty"`
 	// Keys are the PKIX forms of the public keys that sign images.
 	Keys [][]byte `json:"keys,omitempty"`
@@ -171,7 +171,7 @@ type Source struct {
 	// Root is the trusted root.json of a TUF repository.
 	Root []byte `json:"root,omitempty"`
 	// MetadataURL and TargetsURL are where the repository is; an empty
-	// TargetsURL means the directory "targets" beside the metadata's.
+	// TargetsURL means the directory "targets" next to the metadata's.
 	MetadataURL string `json:"metadataURL,omitempty"`
 	TargetsURL  string `json:"targetsURL,omitempty"`
 	// Target is the name of what to boot.

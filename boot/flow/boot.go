@@ -41,7 +41,7 @@ type Boot struct {
 	Host     func(ctx context.Context) (raw []byte, place string, err error)
 	Network  Network
 	Clock    Clock
-	Attester Attester // nil: nobody to attest to, nothing is released
+	Attester Attester // nil: no one to attest to, nothing is released
 	Sources  []Source
 	Floor    Floor // nil: the machine has none
 	Measurer Measurer
@@ -112,7 +112,7 @@ func (b *Boot) end(ctx context.Context, cause error) (Outcome, error) {
 	case EndPoweroff:
 		return Poweroff, cause
 	case EndShell:
-		// Whoever has the shell must not pass for a loader that booted.
+		// Anyone who has the shell must not pass for a loader that booted.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tpmTimeout)
 		defer cancel()
 		if err := b.Measurer.Abandon(ctx, b.PCRImage, event.Record{Type: event.TypeShell}); err != nil {

@@ -110,7 +110,7 @@ func (b *Boot) load(ctx context.Context, c *Candidate, firmware []byte, release 
 }
 
 // leave makes the machine ready for its next kernel. The cap comes first: from
-// then on nobody can obtain a release.
+// then on no one can obtain a release.
 func (b *Boot) leave(ctx context.Context) error {
 	b.Reporter.Stage(StageKexec)
 	ctx, cancel := context.WithTimeout(ctx, tpmTimeout)
@@ -124,7 +124,7 @@ func (b *Boot) leave(ctx context.Context) error {
 	return b.Network.Down()
 }
 
-// abandon ends a boot whose image was measured: nobody may use its PCRs.
+// abandon ends a boot whose image was measured: no one may use its PCRs.
 func (b *Boot) abandon(ctx context.Context, s Stage, err error) (Outcome, error) {
 	f := b.fail(ctx, s, err, "reset, since an image was measured")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tpmTimeout)

@@ -4,8 +4,8 @@
 // The order is the security of the whole. An image is fetched and verified
 // before anything is measured, so that a bad mirror never ends a boot. Once
 // PCR 12 was extended there is one image and no other: a second on top would
-// give PCR values that nobody predicted. Secrets are released after the
-// measurement and before the cap; after the cap nobody can obtain any in this
+// give PCR values that no one predicted. Secrets are released after the
+// measurement and before the cap; after the cap no one can obtain any in this
 // boot. Whatever fails in between leads to a reset, never to a shell.
 //
 // The steps themselves are behind small interfaces, so that every rule here is

@@ -177,7 +177,7 @@ func makeSite(t *testing.T, dir string) string {
 // user is Debian's user without files.
 const user = 65534
 
-// command is attestd beside its site, which another program runs. It may lock its memory, or as much as users usually
+// command is attestd next to its site, which another program runs. It may lock its memory, or as much as users usually
 // may.
 func command(t *testing.T, site string, lock bool, through []string, flags ...string) *exec.Cmd {
 	t.Helper()

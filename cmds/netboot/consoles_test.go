@@ -11,7 +11,7 @@ import (
 )
 
 // TestConsoles has one console that takes nothing: the other one still gets all,
-// and nobody waits for ever.
+// and no one waits for ever.
 func TestConsoles(t *testing.T) {
 	var c consoles
 	end := func() *os.File {
@@ -23,7 +23,7 @@ func TestConsoles(t *testing.T) {
 		c = append(c, terminal{console.NewRelay(w), w})
 		return r
 	}
-	end() // nobody reads it
+	end() // no one reads it
 	screen := bufio.NewReader(end())
 	const lines = 100 // more than a pipe holds
 	go func() {

@@ -80,7 +80,7 @@ func bad(err error) flow.Outcome {
 }
 
 // openJSON opens the second channel. A machine without it boots all the same, and
-// so does one where nobody reads it.
+// so does one where no one reads it.
 func openJSON(path string) (second io.Writer, drain func()) {
 	if path == "" {
 		return nil, func() {}

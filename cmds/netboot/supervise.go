@@ -44,7 +44,7 @@ func supervise() {
 		unload()
 	}
 	if err != nil {
-		s.printf("\n FAILED     %v; reset, since nobody knows what it has done\n", err)
+		s.printf("\n FAILED     %v; reset, since it is not known what it has done\n", err)
 	}
 	s.finish(outcome)
 }

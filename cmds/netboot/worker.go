@@ -62,7 +62,7 @@ func runWorker(out io.Writer, p patience) (flow.Outcome, error) {
 		return flow.Reboot, err
 	}
 	if cmd.ProcessState == nil {
-		return flow.Reboot, errors.New("nobody knows how the worker ended")
+		return flow.Reboot, errors.New("it is not known how the worker ended")
 	}
 	outcome, err := outcomeOf(cmd.ProcessState.ExitCode())
 	if err != nil {

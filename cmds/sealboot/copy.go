@@ -32,7 +32,7 @@ that was copied is a line.
 
 What the target has is not copied again, and a copy that was interrupted goes on
 where it was: run it again. What has arrived of a blob is kept in the layout's
-directory .partial, beside a tar file in FILE.partial, and for a registry in
+directory .partial, next to a tar file in FILE.partial, and for a registry in
 sealboot/copy of the user's cache directory.
 
 A location is "registry/name:tag", "oci:DIRECTORY:TAG" or "oci-archive:FILE:TAG".

@@ -232,7 +232,7 @@ that trusts TPM makers, a machine also needs a TPM with a certificate of one, an
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] == "" || uses < 1 || life <= 0 {
-				return errors.New("nobody could use that token: want a name, --uses of at least 1, and a --life such as 24h")
+				return errors.New("no one could use that token: want a name, --uses of at least 1, and a --life such as 24h")
 			}
 			raw := make([]byte, 24)
 			if _, err := rand.Read(raw); err != nil {

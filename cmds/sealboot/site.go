@@ -59,7 +59,7 @@ func newSiteInitCmd() *cobra.Command {
 		Short: "Create the directory of a new site: its CA, keys, seal key and settings",
 		Long: `Create the directory that makes a server the attestd of one site.
 
-It holds the site's CA, the server key, the release key and the wrapped seal key: whoever reads it owns the
+It holds the site's CA, the server key, the release key and the wrapped seal key: anyone who reads it owns the
 site. Back it up as it is, kek.key apart from the rest.`,
 		Example: `  sealboot site init --dir /var/lib/attestd --name shop-17 --url https://attestd.example:8443 --ek-roots tpm-makers.pem`,
 		Args:    cobra.NoArgs,
@@ -113,14 +113,14 @@ func require(cmd *cobra.Command, names ...string) {
 // A setting is an option of the operating system's kernel or init.
 type setting struct{ name, value string }
 
-// shut are the settings that shut out whoever holds the machine.
+// shut are the settings that shut out anyone who holds the machine.
 //
 // From outside of its image an operating system is to take nothing: no policy compares SMBIOS strings, QEMU's fw_cfg and
 // EFI variables. systemd would take root's password and files from the first two, and a piece of command line, root's
 // shell among it, from the variable SystemdOptions; for that one it has no switch but a kernel that shows no variables.
 //
 // And what fails ends in a reset. Who takes the disk away would be given root's shell by an initrd of initramfs-tools
-// (panic) or dracut (rd), without a password and beside the handover. Who adds one, with a kernel of his own
+// (panic) or dracut (rd), without a password and next to the handover. Who adds one, with a kernel of his own
 // hibernating on it, would have that resumed by an initrd that was made on a machine with swap.
 func shut() []setting {
 	return []setting{
@@ -214,7 +214,7 @@ is checked as the loader will check it.`,
 				if c.Attestd.JoinToken = strings.TrimSpace(string(text)); c.Attestd.JoinToken == "" {
 					return fmt.Errorf("--join-token %s is empty: make one with \"sealboot device token\"", joinToken)
 				}
-				// Nobody orders a floor for a machine that is not known, and without one it
+				// No one orders a floor for a machine that is not known, and without one it
 				// would never get as far as asking.
 				c.Floor = config.FloorOptional
 			}
@@ -234,7 +234,7 @@ is checked as the loader will check it.`,
 	f.BoolVar(&plainHTTP, "plain-http", false, "fetch the --oci images without TLS")
 	f.BoolVar(&media, "media", false, "boot from a volume labelled SB-MEDIA when the others fail")
 	f.StringVar(&cmdline, "cmdline", "", "command line of the operating system; "+closed("")+" is added, unless it says otherwise")
-	f.StringVar(&joinToken, "join-token", "", "file with a join token: machines that nobody enrolled wait for \"sealboot device allow\"")
+	f.StringVar(&joinToken, "join-token", "", "file with a join token: machines that were not enrolled wait for \"sealboot device allow\"")
 	f.BoolVar(&lab, "lab", false, "permit what is for the lab only")
 	require(cmd, "dir")
 	cmd.MarkFlagsMutuallyExclusive("registry-ca", "plain-http")

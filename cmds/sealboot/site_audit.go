@@ -23,7 +23,7 @@ func newSiteAuditCmd() *cobra.Command {
 		Long: `Follow the audit log of an attestd from its first record to its signed head.
 
 A head that was put away earlier (what attestd shows at /audit/heads) also finds a log that was cut and continued
-by whoever holds the server key.`,
+by anyone who holds the server key.`,
 		Example: `  sealboot site audit --dir DIR --kept heads.json`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

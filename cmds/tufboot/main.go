@@ -41,7 +41,7 @@ func parse(args []string) (*loader.Machine, *loader.Flags, error) {
 	root := s.String("root", "", "`FILE`: the root.json to trust")
 	target := s.String("target", "", "`NAME` of the target to boot")
 	metadata := s.String("metadata-url", "", "`URL` of the repository's metadata")
-	targets := s.String("targets-url", "", "`URL` of its targets (default the directory \"targets\" beside the metadata)")
+	targets := s.String("targets-url", "", "`URL` of its targets (default the directory \"targets\" next to the metadata)")
 	bundle := s.String("bundle", "", "`DIRECTORY` with an offline bundle, in place of --metadata-url")
 	var mirrors loader.Strings
 	s.Var(&mirrors, "mirror", "`URL` of a directory with \"metadata\" and \"targets\" of the same repository; may be repeated")

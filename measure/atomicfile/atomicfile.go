@@ -1,9 +1,9 @@
 // Package atomicfile replaces files in one step.
 //
-// Whoever opens the file finds the old content or the new, whole, and so does
+// Anyone who opens the file finds the old content or the new, whole, and so does
 // the next start after a power cut: the bytes are on the disk before they get
 // the name, and the name is on the disk before success is reported. A failure
-// leaves the old file as it was and nothing beside it.
+// leaves the old file as it was and nothing next to it.
 //
 // It needs nothing of this module. It is below measure because both boot and
 // attest use it, and they import nothing of each other.

@@ -53,7 +53,7 @@ const (
 const (
 	FloorNV       = "nv"       // in the TPM
 	FloorRepaired = "repaired" // in the TPM, written in this boot on attestd's order
-	FloorDisk     = "disk"     // in a file, which whoever has the disk can lower
+	FloorDisk     = "disk"     // in a file, which anyone who has the disk can lower
 	FloorAbsent   = "absent"   // nowhere
 )
 

@@ -10,7 +10,7 @@ import (
 var ErrRollback = errors.New("older than the rollback floor")
 
 // ErrJump means that a version is so far above the floor that none would be left
-// above it: whoever signed it, once, would have shut the machine out for ever.
+// above it: anyone who signed it, once, would have shut the machine out for ever.
 var ErrJump = errors.New("version jumps too far ahead of the rollback floor")
 
 // MaxJump is how far a version may be above the floor; a date to the second fits. A

@@ -100,7 +100,7 @@ func take48(b []byte) (uint64, []byte) {
 }
 
 // after is the sequence number that follows: numbers begin anew at 1, never at 0. A floor does not live to see that by
-// itself, but whoever boots a medium of his own can write the last number, and must not end all raises by it.
+// itself, but anyone who boots a medium of his own can write the last number, and must not end all raises by it.
 func after(sequence uint32) uint32 { return max(sequence+1, 1) }
 
 // newest returns the record that counts, its slot and its sequence number. Numbers are compared as on a circle (RFC 1982).

@@ -179,7 +179,7 @@ func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 func TestParseMalformed(t *testing.T) {
 	locality := func(l string) []byte { return record(0, EventNoAction, "StartupLocality\x00"+l) }
 	separator := record(0, EventSeparator, "\x00\x00\x00\x00")
-	banks := func(n int) []uint16 { // that nobody knows, with digests of 64 bytes
+	banks := func(n int) []uint16 { // that no one knows, with digests of 64 bytes
 		all := make([]uint16, n)
 		for i := range all {
 			all[i] = uint16(0x100 + i)

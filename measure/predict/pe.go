@@ -125,7 +125,7 @@ func (img *image) parseSection(b []byte) error {
 
 // section returns a section's content as it is in memory: cut or filled with
 // zeros to its virtual size. It is nil if there is no such section; two of one
-// name are an error, since nobody would agree on which one counts.
+// name are an error, since no one would agree on which one counts.
 func (img *image) section(name string) (io.ReaderAt, int64, error) {
 	at := slices.IndexFunc(img.sections, func(s section) bool { return s.name == name })
 	if at < 0 {

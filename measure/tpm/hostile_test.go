@@ -14,7 +14,7 @@ import (
 	"github.com/sealboot/sealboot/measure/tpm"
 )
 
-// liar is a TPM, or whoever sits on its bus, that answers each kind of command with what a test likes.
+// liar is a TPM, or an attacker on its bus, that answers each kind of command with what a test likes.
 type liar struct {
 	answers map[tpm2.TPMCC][]byte
 	next    []byte

@@ -50,12 +50,12 @@ type TPM struct {
 	addr string
 	conn io.ReadWriteCloser
 
-	// turn holds a token while a command is running, also when whoever sent it
+	// turn holds a token while a command is running, also when the caller that sent it
 	// has stopped waiting.
 	turn chan struct{}
 
 	// broken is why the connection cannot be used any more: after an I/O error
-	// nobody knows which bytes come next. It belongs to whoever has the turn.
+	// no one knows which bytes come next. It belongs to the command that has the turn.
 	broken error
 }
 
@@ -80,7 +80,7 @@ func Open(ctx context.Context, addr string) (*TPM, error) {
 			return nil, fmt.Errorf("open TPM %s: %w", addr, err)
 		}
 		if pause.For(ctx, wait) != nil {
-			return nil, fmt.Errorf("open TPM %s: %w (is the driver in the kernel, and nobody else using the TPM?)", addr, err)
+			return nil, fmt.Errorf("open TPM %s: %w (is the driver in the kernel, and nothing else using the TPM?)", addr, err)
 		}
 	}
 }

@@ -113,7 +113,7 @@ func TestHungTPM(t *testing.T) {
 		if _, err := tp.Send(command); !errors.Is(err, tpm.ErrTimeout) {
 			t.Errorf("first Send() error = %v; want ErrTimeout", err)
 		}
-		// Whoever comes next must wait for the first response, and have his own.
+		// Anyone who comes next must wait for the first response, and have his own.
 		if _, err := tp.Send(command); !errors.Is(err, tpm.ErrTimeout) || d.commands.Load() != 1 {
 			t.Errorf("second Send() error = %v after %d commands; want ErrTimeout", err, d.commands.Load())
 		}
@@ -240,7 +240,7 @@ func TestReadInactiveBank(t *testing.T) {
 	}
 }
 
-// extender extends PCR 14 behind the back of whoever reads PCRs over conn.
+// extender extends PCR 14 behind the back of anyone who reads PCRs over conn.
 type extender struct {
 	io.ReadWriteCloser
 	tp    *tpm.TPM

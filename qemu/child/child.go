@@ -44,7 +44,7 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 }
 
 // reap waits for the process, and ends what is left of its group: until the leader
-// is waited for, its number is nobody else's.
+// is waited for, its number is no one else's.
 func (p *Process) reap() {
 	pid := p.cmd.Process.Pid
 	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {

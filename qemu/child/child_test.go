@@ -102,7 +102,7 @@ func TestDiesWithItsParent(t *testing.T) {
 	t.Errorf("process %d outlived its parent", pid)
 }
 
-// gone reports whether the process has ended; a zombie that nobody has waited
+// gone reports whether the process has ended; a zombie that no one has waited
 // for counts.
 func gone(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -222,7 +222,7 @@ func readCode(ctx context.Context, path string) (*code, error) {
 		return nil, err
 	}
 	if program.Type != elf.ET_EXEC {
-		return nil, fmt.Errorf("the loader's program is of type %v, whose addresses nobody knows", program.Type)
+		return nil, fmt.Errorf("the loader's program is of type %v, whose addresses are not known", program.Type)
 	}
 	text := program.Section(".text")
 	lines, err := program.Section(".gopclntab").Data()

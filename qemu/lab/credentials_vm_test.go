@@ -14,7 +14,7 @@ import (
 )
 
 // offering is a new machine that offers the operating system a file, a setting and
-// a host name of its own, as whoever holds it can: in SMBIOS, in fw_cfg and in an
+// a host name of its own, as anyone who holds it can: in SMBIOS, in fw_cfg and in an
 // EFI variable.
 func offering(t *testing.T, c qemu.Config) qemu.Config {
 	t.Helper()

@@ -21,7 +21,7 @@ import (
 	"github.com/sealboot/sealboot/qemu"
 )
 
-// TestAttestdGone boots while nobody answers for attestd: the image is measured
+// TestAttestdGone boots while no one answers for attestd: the image is measured
 // and nothing can be released.
 func TestAttestdGone(t *testing.T) {
 	l := machine(t)
@@ -70,7 +70,7 @@ func TestAttestdAnswersGarbage(t *testing.T) {
 	wantBlank(t, l)
 }
 
-// TestRegistryGone boots while nobody answers for the registry.
+// TestRegistryGone boots while no one answers for the registry.
 func TestRegistryGone(t *testing.T) {
 	l := machine(t)
 	l.images.Stop(5 * time.Second)

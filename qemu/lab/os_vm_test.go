@@ -157,7 +157,7 @@ func probed(t *testing.T, l *Lab) v1.Image {
 	return image
 }
 
-// program builds one of the programs beside this file for the operating system.
+// program builds one of the programs next to this file for the operating system.
 func program(t *testing.T, l *Lab, name string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -225,7 +225,7 @@ func wantNoShell(t *testing.T, b *Boot) {
 	}
 }
 
-// TestUnknownMachine boots a machine that nobody has enrolled.
+// TestUnknownMachine boots a machine that no one has enrolled.
 func TestUnknownMachine(t *testing.T) {
 	l := shared
 	l.unit, l.facts.device = "unknown", ""

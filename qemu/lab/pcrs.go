@@ -20,7 +20,7 @@ type pcrRow struct {
 	by               string // what says what it should be
 }
 
-// anything stands for a PCR that nobody compares.
+// anything stands for a PCR that no one compares.
 const anything = "differs between machines"
 
 // printPCRs compares what was predicted with what the TPM has signed.

@@ -68,7 +68,7 @@ func lastLines(path string) string {
 	return string(b)
 }
 
-// freePort asks the kernel for a loopback port that nobody uses now.
+// freePort asks the kernel for a loopback port that no one uses now.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -80,10 +80,10 @@ func (l *Lab) tamper(ctx context.Context) error {
 	case TamperReplay:
 		return l.tamperReplay(ctx)
 	}
-	return fmt.Errorf("nobody knows how to tamper with %q; there are %v", l.o.Tamper, Tampers())
+	return fmt.Errorf("there is no way to tamper with %q; there are %v", l.o.Tamper, Tampers())
 }
 
-// tamperUKI builds the loader once more, for a site config that nobody predicted.
+// tamperUKI builds the loader once more, for a site config that no one predicted.
 func (l *Lab) tamperUKI(ctx context.Context) error {
 	raw, err := os.ReadFile(l.siteJSON)
 	if err != nil {

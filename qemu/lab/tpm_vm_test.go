@@ -82,7 +82,7 @@ func (b *busyTPM) filter(command []byte, pass func([]byte) ([]byte, error)) ([]b
 }
 
 // fromTheLoader is a filter from the loader's first command on: it looks whether
-// the image PCR is still zero, which nobody before it does.
+// the image PCR is still zero, which no one before it does.
 func fromTheLoader(f qemu.TPMFilter) qemu.TPMFilter {
 	imagePCR := []byte{3, 0, 1 << (event.PCRImage - 8), 0} // as TPM2_PCR_Read selects it: three bytes, a bit for each PCR
 	started := false

@@ -85,7 +85,7 @@ func tufFirst(t *testing.T, l *Lab) {
 }
 
 // tufMedia boots without the repository, from the same image on a volume: what will
-// run is the same, so PCR 12 is, whoever vouches for it.
+// run is the same, so PCR 12 is, whatever vouches for it.
 func tufMedia(t *testing.T, l *Lab) {
 	away := l.unitPath("away")
 	_, err := l.mediaSource(t.Context())

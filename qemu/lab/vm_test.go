@@ -139,7 +139,7 @@ const (
 	poweroff = "guest-shutdown"
 )
 
-// wantBlank checks that nobody has written to the machine's data disk.
+// wantBlank checks that no one has written to the machine's data disk.
 func wantBlank(t *testing.T, l *Lab) {
 	t.Helper()
 	b, err := os.ReadFile(l.dataDisk())

@@ -45,7 +45,7 @@ type Options struct {
 	// Cache is where finished steps are kept; empty means "sealboot/os" in the
 	// user's cache directory.
 	Cache string
-	// Step is told what is being done, in a few words; nil for nobody.
+	// Step is told what is being done, in a few words; nil for no one.
 	Step func(string)
 	// Log receives the output of tools; nil drops it.
 	Log io.Writer

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// copies of the log: whoever captures a serial line may lose a character.
+	// copies of the log: anyone who captures a serial line may lose a character.
 	copies = 2
 	// patience is what the console may take. At 9600 baud a log of 64 KiB needs
 	// three minutes for its copies.

@@ -1,6 +1,6 @@
 // Package luks decides whether a disk may be opened or formatted, before cryptsetup sees it.
 //
-// Whoever holds the machine can rewrite a LUKS2 header. A header that names the null cipher opens with
+// Anyone who holds the machine can rewrite a LUKS2 header. A header that names the null cipher opens with
 // any passphrase, and one with a token opens with none; the OS then mounts, and writes its secrets to, a volume of
 // the attacker's. So the header is copied into memory, checked there by [Check], and cryptsetup is given the copy; the disk's own
 // header is not looked at again. A disk is formatted only when it is blank.
@@ -194,12 +194,12 @@ type (
 
 func metadata(text []byte, headers int64) (int64, error) {
 	var m meta
-	// Strictly, because cryptsetup's parser reads the same text: it knows no "Encryption" beside "encryption".
+	// Strictly, because cryptsetup's parser reads the same text: it knows no "Encryption" next to "encryption".
 	if err := strict.Decode(text, &m); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrHeader, err)
 	}
 	if len(m.Tokens) > 0 {
-		// cryptsetup tries tokens before the key that it is given. One for the TPM would open a volume of whoever
+		// cryptsetup tries tokens before the key that it is given. One for the TPM would open a volume of anyone who
 		// made it, on any machine that has the plug-in.
 		return 0, fmt.Errorf("%w: it has %d tokens, want none: only the key of this volume may open it", ErrHeader, len(m.Tokens))
 	}

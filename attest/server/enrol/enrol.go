@@ -81,7 +81,7 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 			problems = errors.Join(problems, err)
 			continue
 		}
-		// A certificate beside other facts must be about one of them.
+		// A certificate next to other facts must be about one of them.
 		if known && !slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(d.EKs, id) || slices.Contains(s.Named, id) }) {
 			problems = errors.Join(problems, fmt.Errorf("%w: it is for another key", verify.ErrOtherKey))
 			continue
@@ -93,7 +93,7 @@ func (s Source) Device(now time.Time) (store.Device, error) {
 	}
 	switch {
 	case len(d.EKs) > 0 && slices.Contains(endorsed, d.EKs[0]):
-		// Evidence is the machine's word: beside the key of its TPM it may name one that was made in software. Only
+		// Evidence is the machine's word: next to the key of its TPM it may name one that was made in software. Only
 		// those that a maker vouches for are taken.
 		d.Tier = TierCertificate
 		d.EKs = slices.DeleteFunc(append(d.EKs, s.Named...), func(id string) bool { return !slices.Contains(endorsed, id) })

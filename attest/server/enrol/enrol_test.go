@@ -60,7 +60,7 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// TestOnlyEndorsedKeysAreEnrolled has a machine name a key of its own making beside that of its TPM.
+// TestOnlyEndorsedKeysAreEnrolled has a machine name a key of its own making next to that of its TPM.
 func TestOnlyEndorsedKeysAreEnrolled(t *testing.T) {
 	tp := tpmtest.Start(t, tpmtest.Options{})
 	tpmKey, err := (&device.Client{TPM: tp.TPM}).EK(t.Context())

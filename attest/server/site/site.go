@@ -58,7 +58,7 @@ type Settings struct {
 	URL         string `json:"url"`             // https://host:port, as devices reach it
 	Endorsement string `json:"endorsement"`     // EndorsedByCertificate or EndorsedByHash
 	Replica     string `json:"replica"`         // this server's audit chain
-	Store       string `json:"store,omitempty"` // postgres:// URL, see [store.CheckDSN], or file; empty means attestd.db beside this one
+	Store       string `json:"store,omitempty"` // postgres:// URL, see [store.CheckDSN], or file; empty means attestd.db next to this one
 }
 
 // Site is an opened directory. It holds secrets: it is not printed.

@@ -1,4 +1,4 @@
-// Package memtest looks for secrets in the memory of a test's own process: what a buffer keeps that nobody refers to is
+// Package memtest looks for secrets in the memory of a test's own process: what a buffer keeps that no one refers to is
 // found too, since Go clears memory when it is used again and not before.
 package memtest
 

@@ -1,4 +1,4 @@
-// Package cmdline reads a kernel's command line as the kernel does, so that nobody
+// Package cmdline reads a kernel's command line as the kernel does, so that no one
 // believes an option to be set which the kernel never sees.
 package cmdline
 

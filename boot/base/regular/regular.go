@@ -18,7 +18,7 @@ var Err = errors.New("not a regular file")
 // Open opens a regular file below root, as [os.Root.OpenFile] does.
 func Open(root *os.Root, name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := root.OpenFile(name, flag|unix.O_NONBLOCK, perm)
-	if errors.Is(err, unix.ENXIO) { // a pipe that nobody reads, a socket
+	if errors.Is(err, unix.ENXIO) { // a pipe that no one reads, a socket
 		return nil, fmt.Errorf("%s: %w: %w", name, Err, err)
 	}
 	if err != nil {

@@ -1,5 +1,5 @@
 // Benchfetch measures how fast an image of one large blob is fetched from
-// Debian's docker-registry on the loopback, beside curl and skopeo. It prints
+// Debian's docker-registry on the loopback, together with curl and skopeo. It prints
 // a line "name value" for each result:
 //
 //	curl_ratio          our wall time, SHA-256 included, over that of curl -o /dev/shm/x

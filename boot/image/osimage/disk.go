@@ -45,7 +45,7 @@ func (e *DiskError) Error() string {
 func (e *DiskError) Is(target error) bool { return target == ErrInvalid }
 
 // fromDiskArtifact writes a disk image to the disk, unless it is there, reads
-// all of it back, and boots the kernel that was published beside it.
+// all of it back, and boots the kernel that was published next to it.
 func fromDiskArtifact(ctx context.Context, layers map[role]ocispec.Descriptor, content Content, opts Options) (_ *Image, err error) {
 	if opts.Disk == nil && !opts.DryRun {
 		return nil, fmt.Errorf("%w: a disk image, but no disk to write it to is configured", ErrUnsupported)

@@ -80,7 +80,7 @@ func (i *Image) finish(opts *Options) error {
 	return nil
 }
 
-// platformHint helps whoever looks at an image for a machine of another sort.
+// platformHint helps anyone who looks at an image for a machine of another sort.
 func (o *Options) platformHint() string {
 	if !o.DryRun || o.Arch != "" {
 		return ""

@@ -37,7 +37,7 @@ const (
 	veilTag   = 16      // bytes of a block's tag, which stays in memory
 )
 
-// veil writes a disk image that nobody has verified yet.
+// veil writes a disk image that no one has verified yet.
 //
 // A mirror chooses what arrives, and power may be cut at any byte. So what arrives is written under a veil: encrypted
 // with a key that exists in this process alone, so that no byte on the disk is one that the mirror chose. There is no

@@ -33,7 +33,7 @@ type untrue struct {
 	blobs
 	content []byte
 	end     error // how the stream breaks off
-	says    error // what becomes of it; nil as long as nobody noticed
+	says    error // what becomes of it; nil as long as no one noticed
 	panics  bool
 }
 

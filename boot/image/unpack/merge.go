@@ -286,7 +286,7 @@ func (m *merger) fileEntry(name string, h *tar.Header, body io.Reader) error {
 	if n == nil {
 		return m.makeParents(name)
 	}
-	n.hidden = max(n.hidden, m.layer) // from lower layers, whoever wins here
+	n.hidden = max(n.hidden, m.layer) // from lower layers, whatever wins here
 	switch {
 	case n.below == m.layer:
 		return fmt.Errorf("%w: %q is a directory and something else", ErrHostile, name)

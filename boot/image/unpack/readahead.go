@@ -58,7 +58,7 @@ func (a *ahead) fill(r io.Reader) {
 	}
 }
 
-// readFull fills buf as far as r goes. It makes an error of a panic: whoever
+// readFull fills buf as far as r goes. It makes an error of a panic: anyone who
 // recovers from what a hostile image does to a decompressor does so in another
 // goroutine, and would never see it.
 func readFull(r io.Reader, buf []byte) (n int, err error) {

@@ -4,7 +4,7 @@
 // 4 GiB, and the decoder of github.com/ulikunitz/xz allocates what it is told. What
 // this package reads has not been verified yet, so it reads the container itself
 // and gives that decoder only dictionaries below a limit. Check sums over
-// content are not computed: whoever uses this knows the digest of all of it.
+// content are not computed: anyone who uses this knows the digest of all of it.
 //
 // Specification: The .xz File Format, version 1.2.1. Filters other than LZMA2
 // are refused.

@@ -30,7 +30,7 @@ import (
 type Policy string
 
 const (
-	// Prefer goes on with a lower bound when nobody signs the time; the
+	// Prefer goes on with a lower bound when no one signs the time; the
 	// weakness is measured. The default.
 	Prefer Policy = "prefer"
 	// Require refuses to boot without a time that was signed for this boot.
@@ -55,7 +55,7 @@ const (
 const (
 	// RTCSpan is how far after the build time a real-time clock is believed.
 	RTCSpan = 10 * 365 * 24 * time.Hour
-	// Horizon is how far after the build time any clock may go. Whoever signs
+	// Horizon is how far after the build time any clock may go. Anyone who signs
 	// times could otherwise brick a fleet with one answer from the year 9999.
 	Horizon = 15 * 365 * 24 * time.Hour
 )
@@ -66,8 +66,8 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // ErrHorizon is the error of a time that is further ahead than the clock may go.
 var ErrHorizon = errors.New("time is too far ahead")
 
-// ErrUntrusted is the error of policy "require" when nobody has signed the time.
-var ErrUntrusted = errors.New("nobody trusted has signed the time")
+// ErrUntrusted is the error of policy "require" when no one has signed the time.
+var ErrUntrusted = errors.New("no one trusted has signed the time")
 
 // Options are what a clock starts from.
 type Options struct {
@@ -190,7 +190,7 @@ func (c *Clock) Signed(t time.Time) error {
 
 // Passed tells the clock a moment that verified metadata proves to have
 // passed. It moves the clock forward but does not make it trusted: old metadata
-// can be replayed, and new metadata is dated by whoever has its keys.
+// can be replayed, and new metadata is dated by anyone who has its keys.
 func (c *Clock) Passed(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

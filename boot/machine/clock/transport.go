@@ -16,7 +16,7 @@ import (
 // nothing which rests on TLS: those to attestd. There, and only there, a machine
 // must get through with a wrong clock, or it could never reach the signed time.
 // A certificate that is not valid yet moves the clock to its NotBefore, because
-// whoever holds the site's CA says that this moment has passed. One that has
+// anyone who holds the site's CA says that this moment has passed. One that has
 // expired is judged at its NotBefore until the time was signed: the clock may be
 // ahead, and the worst is that somebody with an old key reads along. The signed
 // time moves for no certificate: attestd's clock may have been ahead when it made

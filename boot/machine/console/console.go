@@ -1,5 +1,5 @@
-// Package console shows a boot to whoever stands in front of the machine, and
-// to whoever reads its serial line a day later.
+// Package console shows a boot to the person in front of the machine, and
+// to the one who reads its serial line a day later.
 //
 // People get one line a stage with what was found and how long it took, a bar
 // while bytes arrive, and on failure the cause and what happens next. Programs
@@ -151,7 +151,7 @@ func (c *Console) endStage() {
 	c.emit(message{Event: "done", Took: took.Seconds()})
 }
 
-// paragraph writes text beside the stage's name, or below what is there.
+// paragraph writes text next to the stage's name, or below what is there.
 func (c *Console) paragraph(label, text string) {
 	if c.barOpen || c.column != margin || c.stage == "" {
 		c.newLine()

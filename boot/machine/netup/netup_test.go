@@ -50,7 +50,7 @@ func exit(err error) {
 // A world is what a test case sets up.
 type world struct {
 	Host    string   // host config
-	Server  []string // arguments of dnsmasq; none: nobody answers
+	Server  []string // arguments of dnsmasq; none: no one answers
 	VLAN    int      // of the server
 	Unplug  bool     // the server's end stays down
 	NoLink  bool     // there is no interface at all

@@ -44,7 +44,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainRefusesPipes pins that nobody takes one for drained: standard output
+// TestDrainRefusesPipes pins that no one takes one for drained: standard output
 // is one under u-root's init.
 func TestDrainRefusesPipes(t *testing.T) {
 	r, w, err := os.Pipe()

@@ -147,7 +147,7 @@ func registryHost(to string) string {
 	return host
 }
 
-// leftovers looks for partials that nobody needs any more.
+// leftovers looks for partials that no one needs any more.
 func leftovers(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {

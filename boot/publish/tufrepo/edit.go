@@ -145,7 +145,7 @@ func (e *Edit) settle() error {
 		again = false
 		for _, name := range slices.Sorted(maps.Keys(e.roles)) {
 			if e.changed[name] || name == tuf.RoleRoot || !e.altered(name) || e.complete(name) || len(e.authorities(name)) == 0 {
-				continue // nobody can sign a role that nobody delegates to
+				continue // no one can sign a role that no one delegates to
 			}
 			if _, err := e.touch(name); err != nil {
 				return err

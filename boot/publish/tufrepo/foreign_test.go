@@ -67,7 +67,7 @@ func (f *fixture) rewrite(name string, key crypto.Signer, edit func(signed jsonO
 }
 
 // TestForeignFieldsSurvive: what other tools put into a repository is signed again
-// as it was. A number above 2^53 came out as another one, and nobody was told.
+// as it was. A number above 2^53 came out as another one, and no one was told.
 func TestForeignFieldsSurvive(t *testing.T) {
 	const large = json.Number("9007199254740993") // no float64 is this
 	f := newFixture(t)

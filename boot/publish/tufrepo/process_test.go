@@ -59,7 +59,7 @@ func publishOne(dir string, key crypto.Signer, target tufrepo.Target) error {
 }
 
 // TestKilledProcesses has two processes publish at once and kills them, one after
-// the other, whatever they are doing. Whoever looks finds a whole repository, the
+// the other, whatever they are doing. Anyone who looks finds a whole repository, the
 // lock is free, and nothing that was published is lost.
 func TestKilledProcesses(t *testing.T) {
 	dir := t.TempDir()

@@ -8,7 +8,7 @@
 // and never stored.
 //
 // A publication is one exchange of two directories, after everything is on the
-// disk: whoever looks, and whenever the process is killed, there is the old
+// disk: anyone who looks, and whenever the process is killed, there is the old
 // repository or the new one.
 //
 // What lies in the directory is not trusted, not even by its publisher: a web server
@@ -37,7 +37,7 @@ import (
 	"github.com/sealboot/sealboot/boot/source/tuf/bundle"
 )
 
-// Names in the directory of a repository. Those with a dot are nobody else's.
+// Names in the directory of a repository. Those with a dot are no one else's.
 const (
 	draftDir   = ".draft"
 	stagingDir = ".staging"

@@ -108,7 +108,7 @@ func decode(name string, data []byte) (md any, err error) {
 	}
 	if t, ok := md.(*targetsMD); ok {
 		for target := range t.Signed.Targets {
-			// Whoever signs a delegated role must not make us touch other files.
+			// Anyone who signs a delegated role must not make us touch other files.
 			if !filepath.IsLocal(filepath.FromSlash(target)) {
 				return nil, fmt.Errorf("parse %s: its target %.80q is not below %s", name, target, bundle.TargetsDir)
 			}
@@ -169,7 +169,7 @@ func readFile(dir *os.Root, name string) ([]byte, error) {
 }
 
 // parseName splits VERSION.ROLE.json. A role whose own name begins with a
-// number and a dot is taken for one with a version; nobody names roles so.
+// number and a dot is taken for one with a version; no one names roles so.
 func parseName(file string) (role string, version int64, ok bool) {
 	name, ok := strings.CutSuffix(file, ".json")
 	if !ok {

@@ -114,7 +114,7 @@ func TestAttestationsHideNothing(t *testing.T) {
 	}
 }
 
-// TestJunkHidesNoOtherForm: whoever may push referrers, and no tags, cannot use up
+// TestJunkHidesNoOtherForm: anyone who may push referrers, and no tags, cannot use up
 // what is spent on the search for the tag.
 func TestJunkHidesNoOtherForm(t *testing.T) {
 	r := signed(t, []string{"ecdsa"}, nil)
@@ -166,7 +166,7 @@ func TestPagesHideNothing(t *testing.T) {
 }
 
 // TestHostile: what a hostile registry serves is refused with the reason, after
-// a bounded number of bytes, and what it serves beside that still counts.
+// a bounded number of bytes, and what it serves next to that still counts.
 func TestHostile(t *testing.T) {
 	bundle := func(payload string) []byte {
 		return fmt.Appendf(nil, `{"mediaType":%q,"dsseEnvelope":{"payload":%q,"payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AAAA"}]}}`, cosign.BundleType, payload)

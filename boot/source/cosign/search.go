@@ -13,7 +13,7 @@ import (
 )
 
 // What a search for signatures of one form costs at most. Attestations have the artifact
-// type of signatures, a build makes dozens of them, and whoever may push can add
+// type of signatures, a build makes dozens of them, and anyone who may push can add
 // more. What is listed is therefore not what is counted: a signature that does
 // not verify is, and what is read to find that out.
 const (

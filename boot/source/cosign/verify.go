@@ -43,7 +43,7 @@ const maxSignatures = 16 // in one envelope
 // by one of the keys.
 var ErrSignature = errors.New("no valid signature")
 
-// Demand is what a signature has to say, beside being by a key.
+// Demand is what a signature has to say, besides being by a key.
 type Demand struct {
 	Image digest.Digest
 	// Identity is the repository that the signer named, as "registry/name";

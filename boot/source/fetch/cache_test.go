@@ -203,7 +203,7 @@ func truncate(t *testing.T, path string, n int64) {
 	}
 }
 
-// pipe puts a named pipe in a file's place, which nobody writes or reads.
+// pipe puts a named pipe in a file's place, which no one writes or reads.
 func pipe(suffix string) func(t *testing.T, path string) {
 	return func(t *testing.T, path string) {
 		t.Helper()

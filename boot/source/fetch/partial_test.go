@@ -39,7 +39,7 @@ func TestTakeChunk(t *testing.T) {
 		want int64 // chunks hashed
 	}{
 		{func() { take(2) }, 0},                  // nothing before it has arrived
-		{func() { arrive(2 * bufSize) }, 0},      // nobody offers them
+		{func() { arrive(2 * bufSize) }, 0},      // no one offers them
 		{func() { take(2) }, 3},                  // they are read from the file
 		{func() { arrive(bufSize); take(2) }, 3}, // it was hashed
 		{func() { take(3) }, 4},

@@ -69,7 +69,7 @@ func (p *plan) reach() int64 {
 	return end
 }
 
-// extend lets c go on into the gap behind it, if nobody has claimed that. With
+// extend lets c go on into the gap behind it, if no one has claimed that. With
 // a limit c must be the only claim, because it will wait for the limit to move,
 // which needs all that is before it.
 func (p *plan) extend(c *claim) {
@@ -208,7 +208,7 @@ func (p *plan) have() int64 {
 	return n
 }
 
-// left is the number of bytes that nobody has claimed.
+// left is the number of bytes that no one has claimed.
 func (p *plan) left() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

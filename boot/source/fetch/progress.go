@@ -45,7 +45,7 @@ func (m Meter) Add(n int64) { m.meter.add(n) }
 // Flush reports the state as it is.
 func (m Meter) Flush() { m.meter.flush() }
 
-// meter adds up what transfers report. A nil meter reports to nobody.
+// meter adds up what transfers report. A nil meter reports to no one.
 type meter struct {
 	report func(Progress)
 

@@ -128,7 +128,7 @@ func (t *transfer) receiveBody(ctx context.Context, c *claim, body io.Reader, wa
 	return nil
 }
 
-// waitRoom waits until whoever takes a stream has made room for the byte at pos.
+// waitRoom waits until the reader of a stream has made room for the byte at pos.
 func (t *transfer) waitRoom(ctx context.Context, pos int64, watch *watch) error {
 	watch.pause()
 	defer watch.resume()

@@ -180,7 +180,7 @@ func (e *eavesdropper) report() (seen int, heard []string) {
 }
 
 // TestCredentialsStay: whatever a registry answers, its credentials are shown to
-// nobody else, and not without TLS.
+// no one else, and not without TLS.
 func TestCredentialsStay(t *testing.T) {
 	layer := random(100)
 	reg := registryWith(t, layer)

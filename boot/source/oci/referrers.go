@@ -14,7 +14,7 @@ import (
 // maxDescriptors.
 const maxPages = 16
 
-// errEnough ends a list that nobody reads further.
+// errEnough ends a list that no one reads further.
 var errEnough = errors.New("enough")
 
 // Referrers implements [Repository]. What a page before a broken one has is

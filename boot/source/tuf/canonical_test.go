@@ -122,8 +122,8 @@ func TestCanonicalForms(t *testing.T) {
 	}
 }
 
-// TestEnvelopeHasOneReading: whoever sits in between can put a second "signed"
-// in another case beside the one that the signature is over. What is verified
+// TestEnvelopeHasOneReading: anyone who sits in between can put a second "signed"
+// in another case next to the one that the signature is over. What is verified
 // and what is used must not come from different ones.
 func TestEnvelopeHasOneReading(t *testing.T) {
 	for name, change := range map[string]func(md map[string]any){

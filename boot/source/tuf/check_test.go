@@ -15,7 +15,7 @@ import (
 )
 
 // TestChecks changes one thing in what a role must contain and wants to be told which. No signature is involved:
-// whoever holds a role's keys can sign nonsense.
+// anyone who holds a role's keys can sign nonsense.
 func TestChecks(t *testing.T) {
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -200,7 +200,7 @@ func TestOversize(t *testing.T) {
 	}
 }
 
-// TestOversizeStops: what is too large is not read to its end, whoever has to notice.
+// TestOversizeStops: what is too large is not read to its end, whichever side has to notice.
 func TestOversizeStops(t *testing.T) {
 	for want, before := range map[string]func(http.ResponseWriter){
 		"101 bytes, at most 100": func(w http.ResponseWriter) { w.Header().Set("Content-Length", "101") },
@@ -437,7 +437,7 @@ func TestPathHashPrefixes(t *testing.T) {
 	}
 }
 
-// TestTerminating: behind a role that ends the search nobody is asked, in its own list or above.
+// TestTerminating: behind a role that ends the search no one is asked, in its own list or above.
 func TestTerminating(t *testing.T) {
 	for name, c := range map[string]struct {
 		ends string // the role

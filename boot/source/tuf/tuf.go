@@ -1,6 +1,6 @@
 // Package tuf is the client side of The Update Framework: it decides which
 // files a TUF repository vouches for, on a device that may have no clock and
-// whose disk nobody trusts.
+// whose disk no one trusts.
 //
 // What a metadata file means is read with go-tuf's types. The verification, the
 // workflow (section 5 of the TUF specification 1.0), the I/O and the persistence

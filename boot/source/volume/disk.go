@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenDisk opens a whole device for reading and writing, with nobody else
+// OpenDisk opens a whole device for reading and writing, with no one else
 // using it. name is /dev/NAME, PARTLABEL=the name of a GPT partition, or
 // SERIAL=the serial number of a disk, as the kernel reads it. The error is
 // fs.ErrNotExist if there is none; two that fit are an error, too.

@@ -39,7 +39,7 @@ func TestLicences(t *testing.T) {
 }
 
 // licence is the one of a module that is in the list, or empty. Another one
-// beside it makes it empty too: somebody has to read them.
+// next to it makes it empty too: somebody has to read them.
 func licence(t *testing.T, dir string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*"))

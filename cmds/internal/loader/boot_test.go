@@ -101,7 +101,7 @@ func TestSecondBoot(t *testing.T) {
 	}
 }
 
-// TestJoin boots a machine that nobody enrolled: it asks, waits, and is let in.
+// TestJoin boots a machine that no one enrolled: it asks, waits, and is let in.
 func TestJoin(t *testing.T) {
 	w := newWorld(t)
 	w.tpm = tpmtest.Start(t, tpmtest.Options{Identity: 1})

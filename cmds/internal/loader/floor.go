@@ -103,7 +103,7 @@ func (f *nvFloor) Check(ctx context.Context, c *flow.Candidate, hello *flow.Hell
 	return err
 }
 
-// repair writes the floor anew as attestd orders, where there is none, or one that shuts out the image at hand: whoever has
+// repair writes the floor anew as attestd orders, where there is none, or one that shuts out the image at hand: anyone who has
 // booted a medium of his own could have raised it above everything. An order that the image does not meet either is not
 // carried out: it must have been for another.
 func (f *nvFloor) repair(ctx context.Context, c *flow.Candidate, hello *flow.Hello) error {
@@ -251,7 +251,7 @@ func (m *Machine) refreshFloor(s tuf.Store) tuf.Floor {
 	return nil
 }
 
-// weakFloor is the floor of a machine without a TPM: a file beside the cache.
+// weakFloor is the floor of a machine without a TPM: a file next to the cache.
 type weakFloor struct{ m *Machine }
 
 var _ flow.Floor = (*weakFloor)(nil)
@@ -279,7 +279,7 @@ func (f *weakFloor) Raise(ctx context.Context, c *flow.Candidate, _ *flow.Hello)
 		f.m.o.Console.Warn(fmt.Errorf("no TPM, and the cache does not take the rollback floor: an older repository would not be noticed: %w", err))
 		return r, nil
 	}
-	f.m.o.Console.Warn(errors.New("no TPM: the rollback floor is a file, which whoever has the disk can lower"))
+	f.m.o.Console.Warn(errors.New("no TPM: the rollback floor is a file, which anyone who has the disk can lower"))
 	r.Name = event.FloorDisk
 	return r, nil
 }

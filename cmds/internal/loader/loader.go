@@ -195,7 +195,7 @@ func (m *Machine) hostConfig(ctx context.Context) ([]byte, string, error) {
 }
 
 // parseHost reads a host config that was found and measured; nil is as good as none. One that makes no sense is the same:
-// whoever can write it can also take it away.
+// anyone who can write it can also take it away.
 func (m *Machine) parseHost(raw []byte) *config.Host {
 	if raw == nil {
 		return nil

@@ -143,7 +143,7 @@ func TestBehind(t *testing.T) {
 	}
 }
 
-// TestSignerAhead lets whoever has the timestamp's key sign in three years: neither the clock that attestd gave nor the
+// TestSignerAhead lets anyone who has the timestamp's key sign in three years: neither the clock that attestd gave nor the
 // floor follows.
 func TestSignerAhead(t *testing.T) {
 	w := newWorld(t)

@@ -112,7 +112,7 @@ func TestImageFloor(t *testing.T) {
 		t.Errorf("the console does not say the version:\n%s", &w.out)
 	}
 	w.conf.Sources = []config.Source{r.source(1)}
-	w.bootsVersion(1) // nobody has reported anything: no version is outlawed by having been tried
+	w.bootsVersion(1) // no one has reported anything: no version is outlawed by having been tried
 	w.conf.Sources = []config.Source{r.source(2)}
 	w.bootsVersion(2)
 	w.reportHealth()
@@ -167,7 +167,7 @@ func TestImageFloorOnMedia(t *testing.T) {
 	}
 }
 
-// TestUnsignedVersion has a mirror that claims a version which nobody signed.
+// TestUnsignedVersion has a mirror that claims a version which no one signed.
 func TestUnsignedVersion(t *testing.T) {
 	w := newWorld(t)
 	r := newReleases(w)

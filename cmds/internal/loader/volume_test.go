@@ -109,7 +109,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// TestMediaVolume boots from a volume SB-MEDIA, the damaged one beside it notwithstanding.
+// TestMediaVolume boots from a volume SB-MEDIA, the damaged one next to it notwithstanding.
 func TestMediaVolume(t *testing.T) {
 	w := newWorld(t)
 	layout := w.copyToLayout()

@@ -1,6 +1,6 @@
 // Package armor carries a firmware event log through a console.
 //
-// The recorder has no disk and no network: it prints the log, and whoever
+// The recorder has no disk and no network: it prints the log, and anyone who
 // captured the console finds it there again, among what firmware and kernel
 // printed. The form is PEM with a label of its own and, since a serial line may lose
 // a character, a header with the digest of what it carries.

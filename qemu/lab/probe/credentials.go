@@ -16,7 +16,7 @@ import (
 // systemd-tmpfiles as an SMBIOS string, one for systemd-sysctl in fw_cfg, and a
 // piece of command line as an EFI variable.
 func credentials(ctx context.Context) (string, error) {
-	// Without these modules nobody would see what is offered.
+	// Without these modules no one would see what is offered.
 	_ = exec.CommandContext(ctx, "modprobe", "--all", "--quiet", "dmi-sysfs", "qemu_fw_cfg").Run()
 	var offered, taken []string
 	for place, pattern := range map[string]string{

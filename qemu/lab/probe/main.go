@@ -42,7 +42,7 @@ func main() {
 // handover is where the loader's gifts are.
 const handover = "/run/sealboot/"
 
-// leaks looks for the seal key where nobody may have put it: the kernel's
+// leaks looks for the seal key where no one may have put it: the kernel's
 // command line, the journal, the kernel's log, and the bytes of every disk.
 func leaks(ctx context.Context) (string, error) {
 	key, err := os.ReadFile(handover + "seal.key")

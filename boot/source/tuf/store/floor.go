@@ -11,8 +11,8 @@ import (
 
 const floorFile = "floor"
 
-// Floor is the rollback floor of a device without a TPM: a file beside the
-// cache. It is weak. Whoever can write the disk can lower it, or raise it above
+// Floor is the rollback floor of a device without a TPM: a file next to the
+// cache. It is weak. Anyone who can write the disk can lower it, or raise it above
 // everything, so it holds against a hostile mirror and not against a thief. A file that
 // cannot be read counts as none. Firmware, which needs a TPM, has no use for it. Report a boot that had no better one.
 type Floor struct {
@@ -22,7 +22,7 @@ type Floor struct {
 
 var _ tuf.Floor = (*Floor)(nil)
 
-// Floor returns the weak floor that is kept beside the metadata.
+// Floor returns the weak floor that is kept next to the metadata.
 func (s *Store) Floor() *Floor { return &Floor{store: s} }
 
 // Check implements [tuf.Floor].

@@ -2,7 +2,7 @@
 //
 // It promises that a power cut at any moment leaves, for every file, what was
 // there before or what was being written, complete. It does not promise that
-// the directory is honest: whoever loads from it verifies again. Nor does it promise that
+// the directory is honest: anyone who loads from it verifies again. Nor does it promise that
 // the directory can be written: a [Store] says so, and a [Fallback] goes on in memory.
 //
 // The directory holds ROLE.json for every role, with the role percent-encoded and
@@ -115,7 +115,7 @@ func (s *Store) read(name string) ([]byte, error) {
 	return data, nil
 }
 
-// replace writes a new file beside the old one, makes it durable, and only
+// replace writes a new file next to the old one, makes it durable, and only
 // then gives it the name.
 func (s *Store) replace(dir, name string, data []byte) error {
 	tmp := name + ".tmp"

@@ -106,7 +106,7 @@ type stuck struct{ *powerFS }
 
 func (stuck) Remove(string) error { return errStuck }
 
-// TestPipes has a directory in which every file is a named pipe, with nobody at its other end: nothing waits for one, and
+// TestPipes has a directory in which every file is a named pipe, with no one at its other end: nothing waits for one, and
 // saving replaces them.
 func TestPipes(t *testing.T) {
 	dir := t.TempDir()

@@ -1,7 +1,7 @@
 //go:build cgo
 
 // Package reference gives a test the TPM of the specification's authors, compiled
-// into the test: a second implementation beside the emulator of package tpmtest.
+// into the test: a second implementation next to the emulator of package tpmtest.
 // It has no EK certificate, and one process can have only one at a time.
 package reference
 
