@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,6 +20,15 @@ import (
 // attached are the suffixes of the tags "sha256-HEX" under which cosign's
 // classic form keeps what belongs to an image.
 var attached = []string{".sig", ".att", ".sbom"}
+
+// ErrTooMuch says that more belongs to an image than belongs to any in good faith. A
+// registry can make up what refers to an image, and to that, without end.
+var ErrTooMuch = errors.New("too much belongs to the image")
+
+const (
+	maxNodes = 1 << 14 // manifests and blobs of an image, with all that refers to it
+	maxChain = 8       // what refers to what refers to it, and so on
+)
 
 // CopyOptions say who is told of a copy. None is called while another one or itself runs; each may be nil.
 type CopyOptions struct {
@@ -77,10 +87,13 @@ func Copy(ctx context.Context, src *Source, dst *Target, o CopyOptions) (_ ocisp
 	}
 	c.opts.FindSuccessors = func(ctx context.Context, f content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		parts, err := content.Successors(ctx, f, d)
+		if c.nodes.Add(int64(1+len(parts))) > maxNodes {
+			return nil, fmt.Errorf("%w: more than %d manifests and blobs", ErrTooMuch, maxNodes)
+		}
 		tally.expect(parts...)
 		return parts, err
 	}
-	if err := c.graph(ctx, root); err != nil {
+	if err := c.graph(ctx, root, 0); err != nil {
 		return root, err
 	}
 	tag := dst.Reference
@@ -114,22 +127,27 @@ type copier struct {
 	tally *tally
 	opts  oras.CopyGraphOptions
 	done  map[digest.Digest]bool
+	nodes atomic.Int64
 }
 
-// graph copies a manifest, what it names, and what refers to any of that.
-func (c *copier) graph(ctx context.Context, root ocispec.Descriptor) error {
+// graph copies a manifest, what it names, and what refers to any of that. It is so many
+// references away from the image.
+func (c *copier) graph(ctx context.Context, root ocispec.Descriptor, away int) error {
 	if c.done[root.Digest] {
 		return nil
+	}
+	if away > maxChain {
+		return fmt.Errorf("copying %s: %w: it refers to what refers to the image, %d times", root.Digest, ErrTooMuch, away)
 	}
 	c.tally.expect(root)
 	if err := oras.CopyGraph(ctx, c.src, c.dst, root, c.opts); err != nil {
 		return fmt.Errorf("copying %s: %w", root.Digest, err)
 	}
-	return c.attachments(ctx, root)
+	return c.attachments(ctx, root, away)
 }
 
 // attachments copies what refers to a manifest or to those in an index.
-func (c *copier) attachments(ctx context.Context, d ocispec.Descriptor) error {
+func (c *copier) attachments(ctx context.Context, d ocispec.Descriptor, away int) error {
 	if c.done[d.Digest] {
 		return nil
 	}
@@ -139,12 +157,12 @@ func (c *copier) attachments(ctx context.Context, d ocispec.Descriptor) error {
 		return fmt.Errorf("listing what refers to %s: %w", d.Digest, err)
 	}
 	for _, r := range refs {
-		if err := c.graph(ctx, r); err != nil {
+		if err := c.graph(ctx, r, away+1); err != nil {
 			return err
 		}
 	}
 	for _, suffix := range attached {
-		if err := c.tagged(ctx, "sha256-"+d.Digest.Encoded()+suffix); err != nil {
+		if err := c.tagged(ctx, "sha256-"+d.Digest.Encoded()+suffix, away+1); err != nil {
 			return err
 		}
 	}
@@ -156,14 +174,14 @@ func (c *copier) attachments(ctx context.Context, d ocispec.Descriptor) error {
 		return fmt.Errorf("reading %s: %w", d.Digest, err)
 	}
 	for _, child := range children {
-		if err := c.attachments(ctx, child); err != nil {
+		if err := c.attachments(ctx, child, away); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *copier) tagged(ctx context.Context, tag string) error {
+func (c *copier) tagged(ctx context.Context, tag string, away int) error {
 	d, err := c.src.Resolve(ctx, tag)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return nil
@@ -171,7 +189,7 @@ func (c *copier) tagged(ctx context.Context, tag string) error {
 	if err != nil {
 		return fmt.Errorf("finding %s: %w", tag, err)
 	}
-	if err := c.graph(ctx, d); err != nil {
+	if err := c.graph(ctx, d, away); err != nil {
 		return err
 	}
 	if err := c.dst.Tag(ctx, d, tag); err != nil {
